@@ -1,0 +1,1 @@
+"""fnst: fast neural style transfer, from photographs to a versioned stylizer."""

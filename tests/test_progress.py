@@ -1,0 +1,96 @@
+"""A bar where somebody watches, a line now and then elsewhere."""
+
+import io
+import time
+
+import pytest
+from rich.console import Console
+
+from fnst import progress
+from fnst.progress import watch
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time that passes only when it is told to."""
+
+    class Clock:
+        now = 100.0
+
+    monkeypatch.setattr(time, "monotonic", lambda: Clock.now)
+    return Clock
+
+
+def plain():
+    return Console(file=io.StringIO(), width=60)
+
+
+def test_a_log_gets_a_line_now_and_then_and_one_at_the_end(clock):
+    console = plain()
+    with watch("train wave", 100, console) as update:
+        for done in range(1, 101):
+            clock.now += 1.0
+            update(done, f"loss {done}")
+    lines = console.file.getvalue().splitlines()
+    assert len(lines) == 100 // progress.LINE_SECONDS + 1
+    assert lines[0].startswith("train wave: 15 of 100, loss 15, ")
+    assert lines[-1] == "train wave: 100 of 100, loss 100"
+
+
+def test_the_time_left_follows_from_the_rate(clock):
+    console = plain()
+    with watch("fetch", 60, console) as update:
+        update(0)
+        clock.now += 20
+        update(20)
+    assert console.file.getvalue() == "fetch: 20 of 60, 40 s left\n"
+
+
+def test_a_resumed_work_counts_its_rate_from_where_it_began(clock):
+    console = plain()
+    with watch("train", 1000, console) as update:
+        update(900)
+        clock.now += 50
+        update(950)
+    assert console.file.getvalue() == "train: 950 of 1000, 50 s left\n"
+
+
+def test_work_of_unknown_length_says_how_far_it_is(clock):
+    console = plain()
+    with watch("fetch", None, console) as update:
+        clock.now += 16
+        update(3, "wave.jpg 1.5 MB")
+    assert console.file.getvalue() == "fetch: 3, wave.jpg 1.5 MB\n"
+
+
+def test_lines_are_not_broken_where_nobody_knows_the_width(clock):
+    console = plain()
+    with watch("train", 10, console) as update:
+        clock.now += 16
+        update(5, "a note of very many words " * 5)
+    assert len(console.file.getvalue().splitlines()) == 1
+
+
+def test_quick_work_without_end_says_nothing(clock):
+    console = plain()
+    with watch("fetch", 10, console) as update:
+        update(5)
+    assert console.file.getvalue() == ""
+
+
+@pytest.mark.parametrize("total", [10, None])
+def test_a_terminal_gets_a_bar(total):
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with watch("train wave", total, console) as update:
+        update(5)
+        update(10, "loss 0.5")
+    shown = console.file.getvalue()
+    assert "train wave" in shown
+    assert "10/10" in shown if total else "10/?" in shown
+    assert "loss 0.5" in shown
+
+
+def test_an_error_inside_goes_through():
+    for console in (plain(), Console(file=io.StringIO(), force_terminal=True)):
+        with pytest.raises(KeyboardInterrupt), watch("train", 10, console):
+            raise KeyboardInterrupt
