@@ -1,0 +1,386 @@
+"""Whatever comes in is upright sRGB in [0, 1], or one clear error; what goes out is whole."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image as Pillow
+from torch.testing import assert_close
+
+from fnst import images
+from fnst.errors import ImageError
+from fnst.images import Picture
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+
+
+def encoded(image, ending="PNG", **options):
+    """The bytes of a Pillow image."""
+    buffer = io.BytesIO()
+    image.save(buffer, ending, **options)
+    return buffer.getvalue()
+
+
+def filled(mode, colour, size=(8, 8), **options):
+    return encoded(Pillow.new(mode, size, colour), **options)
+
+
+def colour_of(content):
+    """The one colour of a picture, 0-255."""
+    rgb = images.load(content).rgb
+    assert (rgb == rgb[:, :, :1, :1]).all()
+    return tuple((rgb[0, :, 0, 0] * 255).round().int().tolist())
+
+
+def noise(h, w):
+    return torch.randint(0, 256, (1, 3, h, w)).float() / 255
+
+
+# --- reading --------------------------------------------------------------------------------------
+
+
+def test_pixels_come_in_rows_of_red_green_blue_between_0_and_1():
+    image = Pillow.new("RGB", (3, 2))
+    image.putpixel((2, 0), (255, 0, 51))
+    rgb = images.load(encoded(image)).rgb
+    assert rgb.shape == (1, 3, 2, 3)
+    assert rgb.dtype == torch.float32
+    assert_close(rgb[0, :, 0, 2], torch.tensor([1.0, 0.0, 0.2]))
+    assert rgb.sum() == rgb[0, :, 0, 2].sum()
+
+
+# Where the first row and the first column of the stored pixels belong (EXIF 2.3, tag 0x0112).
+STORED = {
+    1: lambda upright: upright,  # top, left
+    2: lambda upright: upright[:, ::-1],  # top, right
+    3: lambda upright: upright[::-1, ::-1],  # bottom, right
+    4: lambda upright: upright[::-1],  # bottom, left
+    5: lambda upright: upright.swapaxes(0, 1),  # left, top
+    6: lambda upright: upright[:, ::-1].swapaxes(0, 1),  # right, top
+    7: lambda upright: upright[::-1, ::-1].swapaxes(0, 1),  # right, bottom
+    8: lambda upright: upright[::-1].swapaxes(0, 1),  # left, bottom
+}
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_pictures_are_turned_as_their_exif_says(orientation):
+    upright = np.random.default_rng(0).integers(0, 256, (2, 3, 3), np.uint8)
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    stored = Pillow.fromarray(np.ascontiguousarray(STORED[orientation](upright)))
+    rgb = images.load(encoded(stored, exif=exif)).rgb
+    assert_close(rgb[0].permute(1, 2, 0), torch.from_numpy(upright) / 255)
+
+
+def test_squares_are_turned_too():
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    image = Pillow.new("RGB", (64, 64))
+    image.paste(WHITE, (0, 0, 64, 32))  # the stored top is the right side
+    square = images.load_square(encoded(image, exif=exif), 64)
+    assert (square[:, 40:] == 255).all()
+    assert (square[:, :24] == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("content", "colour"),
+    [
+        (filled("L", 100), (100, 100, 100)),
+        (filled("1", 1), WHITE),
+        (filled("CMYK", (0, 255, 255, 0), ending="TIFF"), RED),
+        (filled("CMYK", (0, 0, 0, 0), ending="JPEG"), WHITE),
+        (filled("RGBA", (9, 8, 7, 50)), (9, 8, 7)),
+        (filled("LA", (9, 50)), (9, 9, 9)),
+        (filled("I;16", 65535), WHITE),
+        (filled("I;16", 32896), (128, 128, 128)),  # 257 times 128
+        (filled("I;16", 257), (1, 1, 1)),
+        (filled("F", 1.0, ending="TIFF"), WHITE),
+    ],
+    ids=[
+        "grey",
+        "black and white",
+        "CMYK",
+        "CMYK jpeg",
+        "RGBA",
+        "grey with alpha",
+        "16 bits, white",
+        "16 bits, grey",
+        "16 bits, dark",
+        "float",
+    ],
+)
+def test_every_kind_of_pixel_becomes_srgb(content, colour):
+    assert colour_of(content) == colour
+
+
+def test_alpha_is_set_apart():
+    picture = images.load(filled("RGBA", (*RED, 51), size=(3, 2)))
+    assert picture.alpha is not None
+    assert_close(picture.alpha, torch.full((1, 1, 2, 3), 0.2))
+    assert images.load(filled("RGB", RED)).alpha is None
+
+
+def test_alpha_is_turned_with_its_picture():
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    picture = images.load(filled("RGBA", (*RED, 51), size=(3, 2), exif=exif))
+    assert picture.alpha.shape == (1, 1, 3, 2)
+    assert picture.rgb.shape == (1, 3, 3, 2)
+
+
+def test_a_palette_keeps_its_colours_and_its_transparent_one():
+    image = Pillow.new("P", (2, 1))
+    image.putpalette([*RED, *BLUE])
+    image.putpixel((1, 0), 1)
+    picture = images.load(encoded(image, transparency=0))
+    assert_close(picture.rgb[0, :, 0].T, torch.tensor([[1.0, 0, 0], [0, 0, 1.0]]))
+    assert_close(picture.alpha[0, 0, 0], torch.tensor([0.0, 1.0]))
+
+
+# --- colour profiles ------------------------------------------------------------------------------
+
+# The colorants of sRGB in an ICC profile (IEC 61966-2-1, adapted to D50).
+COLORANTS = {
+    "red": (0.4360, 0.2225, 0.0139),
+    "green": (0.3851, 0.7169, 0.0971),
+    "blue": (0.1431, 0.0606, 0.7141),
+}
+D50 = (0.9642, 1.0, 0.8249)
+
+
+def profile(red="red", green="green", blue="blue", gamma=2.2):
+    """A display profile (ICC.1:2001) with these colorants and one gamma."""
+
+    def fixed(*numbers):
+        return b"".join(struct.pack(">i", round(n * 65536)) for n in numbers)
+
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round(gamma * 256)) + bytes(2)
+    tags = {b"wtpt": b"XYZ " + bytes(4) + fixed(*D50)}
+    for letter, name in zip("rgb", (red, green, blue), strict=True):
+        tags[f"{letter}XYZ".encode()] = b"XYZ " + bytes(4) + fixed(*COLORANTS[name])
+        tags[f"{letter}TRC".encode()] = curve
+    table, body = struct.pack(">I", len(tags)), b""
+    for signature, content in tags.items():
+        at = 128 + 4 + 12 * len(tags) + len(body)
+        table += signature + struct.pack(">II", at, len(content))
+        body += content
+    size = struct.pack(">I", 128 + len(table) + len(body))
+    head = size + bytes(4) + struct.pack(">I", 0x02400000) + b"mntrRGB XYZ " + bytes(12) + b"acsp"
+    return head.ljust(68, b"\0") + fixed(*D50) + bytes(48) + table + body
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
+def test_a_profile_says_what_the_numbers_mean(mode):
+    swapped = profile(red="green", green="blue", blue="red")
+    red = (*RED, 255)[: len(mode)]
+    assert colour_of(filled(mode, red, icc_profile=swapped)) == pytest.approx(GREEN, abs=2)
+
+
+def test_linear_light_is_brightened_to_srgb():
+    linear = profile(gamma=1.0)
+    # sRGB's own curve (IEC 61966-2-1): 1.055 * (128 / 255) ** (1 / 2.4) - 0.055 = 0.7372
+    grey = colour_of(filled("RGB", (128, 128, 128), icc_profile=linear))
+    assert grey == pytest.approx((188, 188, 188), abs=1)
+
+
+def test_squares_follow_the_profile_too():
+    swapped = profile(red="green", green="blue", blue="red")
+    content = filled("RGB", RED, size=(128, 128), ending="JPEG", icc_profile=swapped)
+    assert images.load_square(content, 64)[32, 32].tolist() == pytest.approx(GREEN, abs=3)
+
+
+def test_a_broken_profile_is_as_none():
+    assert colour_of(filled("RGB", (9, 8, 7), icc_profile=b"no profile at all")) == (9, 8, 7)
+
+
+def test_a_profile_for_other_pixels_is_as_none():
+    assert colour_of(filled("L", 77, icc_profile=profile())) == (77, 77, 77)
+
+
+# --- what is no picture ---------------------------------------------------------------------------
+
+
+def png(width, height, body=b""):
+    """A PNG that promises ``width`` x ``height`` and holds what it holds."""
+
+    def chunk(kind, content):
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(body)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("ending", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("load", [images.load, lambda content: images.load_square(content, 64)])
+def test_a_truncated_picture_is_damaged(ending, load):
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    whole = encoded(Pillow.fromarray(pixels), ending)
+    load(whole)
+    with pytest.raises(ImageError, match=r"damaged|cannot|can be read"):
+        load(whole[: len(whole) // 2])
+
+
+def test_text_under_a_pictures_name_is_no_picture(tmp_path):
+    (tmp_path / "a.jpg").write_text("Dear diary")
+    with pytest.raises(ImageError, match=r"a\.jpg: this is not a picture"):
+        images.load(tmp_path / "a.jpg")
+
+
+def test_a_folder_is_no_picture(tmp_path):
+    with pytest.raises(ImageError, match="expected a picture, got a folder"):
+        images.load(tmp_path)
+
+
+def test_a_missing_picture_is_named(tmp_path):
+    with pytest.raises(ImageError, match=r"a\.jpg: there is no such file"):
+        images.load(tmp_path / "a.jpg")
+
+
+def test_nothing_at_all_is_no_picture():
+    with pytest.raises(ImageError, match="the upload: this is not a picture"):
+        images.load(b"", name="the upload")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [15_900, 20_000, 40_000])
+@pytest.mark.parametrize("read", [images.load, images.size_of])
+def test_a_bomb_is_refused_before_it_is_decoded(side, read):
+    with pytest.raises(ImageError, match="expected at most 250 megapixels"):
+        read(png(side, side))
+
+
+def test_up_to_the_limit_pictures_are_welcome():
+    assert images.size_of(png(15_800, 15_800)) == (15_800, 15_800)
+
+
+# --- squares and sizes ----------------------------------------------------------------------------
+
+
+def test_a_square_is_the_centre_of_the_picture():
+    image = Pillow.new("RGB", (120, 40), RED)
+    image.paste(BLUE, (40, 0, 80, 40))
+    square = images.load_square(encoded(image), 40)
+    assert square.shape == (40, 40, 3)
+    assert square.dtype == np.uint8
+    assert (square == BLUE).all()
+
+
+def test_large_jpegs_are_decoded_no_smaller_than_they_are_needed():
+    stripes = np.zeros((256, 256, 3), np.uint8)
+    stripes[:, np.arange(256) % 8 < 4] = 255
+    square = images.load_square(encoded(Pillow.fromarray(stripes), "JPEG"), 64)
+    assert (square[:, ::2] > 230).all()  # four pixels of a stripe have become one
+    assert (square[:, 1::2] < 25).all()
+
+
+def test_the_short_side_is_fitted():
+    assert images.fit(noise(30, 60), 15).shape == (1, 3, 15, 30)
+    assert images.fit(noise(60, 30), 90).shape == (1, 3, 180, 90)
+    assert images.fit(noise(33, 100), 33).shape == (1, 3, 33, 100)
+
+
+def test_fitting_stays_a_picture():
+    image = torch.zeros(1, 3, 16, 16)
+    image[..., 8:] = 1.0  # bicubic overshoots beside such an edge
+    fitted = images.fit(image, 40)
+    assert fitted.min() == 0
+    assert fitted.max() == 1
+
+
+def test_fitting_averages_rather_than_skips():
+    """The mean of 64 random pixels deviates an eighth as much as one of them, 0.29 / 8."""
+    assert images.fit(noise(128, 128), 16).std() < 0.06
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ending", [".png", ".PNG", ".tif", ".tiff"])
+def test_a_lossless_picture_comes_back_exactly(tmp_path, ending):
+    picture = Picture(noise(5, 7), torch.randint(0, 256, (1, 1, 5, 7)).float() / 255)
+    images.save(picture, tmp_path / f"a{ending}")
+    back = images.load(tmp_path / f"a{ending}")
+    assert torch.equal(back.rgb, picture.rgb)
+    assert torch.equal(back.alpha, picture.alpha)
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".jpeg", ".webp"])
+def test_a_lossy_picture_comes_back_nearly(tmp_path, ending):
+    rgb = torch.linspace(0, 1, 64).expand(1, 3, 64, 64)
+    images.save(Picture(rgb), tmp_path / f"a{ending}")
+    assert (images.load(tmp_path / f"a{ending}").rgb - rgb).abs().max() < 0.03
+
+
+def test_jpeg_leaves_alpha_out(tmp_path):
+    images.save(Picture(noise(8, 8), torch.rand(1, 1, 8, 8)), tmp_path / "a.jpg")
+    assert images.load(tmp_path / "a.jpg").alpha is None
+
+
+def test_values_are_rounded_and_kept_between_black_and_white():
+    rgb = torch.tensor([-0.5, 0.4999 / 255, 0.5001 / 255, 254.6 / 255, 1.5]).expand(1, 3, 1, 5)
+    back = images.load(images.encode(Picture(rgb), ".png")).rgb[0, 0, 0] * 255
+    assert_close(back, torch.tensor([0.0, 0, 1, 255, 255]))
+
+
+@pytest.mark.parametrize(
+    ("name", "width"), [("a.webp", 16_384), ("a.jpg", 65_536)], ids=["webp", "jpeg"]
+)
+def test_what_a_format_cannot_hold_leaves_the_earlier_file(tmp_path, name, width, capfd):
+    images.save(Picture(noise(4, 4)), tmp_path / name)
+    earlier = (tmp_path / name).read_bytes()
+    with pytest.raises(ImageError, match=rf"{name} cannot be written: (?!None)"):
+        images.save(Picture(torch.zeros(1, 3, 1, width)), tmp_path / name)
+    assert (tmp_path / name).read_bytes() == earlier
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_folder_in_the_way_is_reported(tmp_path):
+    (tmp_path / "a.png").mkdir()
+    with pytest.raises(ImageError, match=r"a\.png cannot be written: Is a directory"):
+        images.save(Picture(noise(4, 4)), tmp_path / "a.png")
+    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        ("a.gif", r"expected an ending that fnst writes \(\.jpg, .*\), got \.gif"),
+        ("a", "got none"),
+        ("missing/a.png", "its folder does not exist"),
+    ],
+)
+def test_what_cannot_be_written_is_known_before_the_work(tmp_path, name, sentence):
+    with pytest.raises(ImageError, match=sentence):
+        images.check_writable(tmp_path / name)
+    with pytest.raises(ImageError, match=sentence):
+        images.save(Picture(noise(4, 4)), tmp_path / name)
+
+
+# --- sheets ---------------------------------------------------------------------------------------
+
+
+def test_a_sheet_holds_its_pictures_under_headings_and_over_captions():
+    before, after = torch.zeros(1, 3, 20, 40), torch.ones(1, 3, 30, 60)
+    sheet = images.sheet([("one", [before, after]), ("two", [before, after])], ["before", "after"])
+    # 16 pixels between columns and around them; 34 above, and 34 + 16 below each row.
+    assert sheet.shape == (1, 3, 34 + 2 * (30 + 50), 16 + 40 + 16 + 60 + 16)
+    for top in (34, 34 + 80):
+        assert_close(sheet[..., top : top + 20, 16:56], before)
+        assert_close(sheet[..., top : top + 30, 72:132], after)
+    paper = torch.tensor(images.PAPER).view(3, 1) / 255
+    assert_close(sheet[0, :, :, 0], paper.expand(3, 194))
+
+
+def test_a_sheet_says_what_it_shows():
+    picture = torch.ones(1, 3, 64, 64)
+    plain = images.sheet([("", [picture])], [""])
+    assert not torch.equal(images.sheet([("caption", [picture])], [""]), plain)
+    assert not torch.equal(images.sheet([("", [picture])], ["heading"]), plain)
