@@ -1,0 +1,209 @@
+"""The image transformation network: a photograph goes in, the stylized picture comes out.
+
+Letters in shapes: ``b`` images in the batch, ``c`` channels, ``h`` x ``w`` positions.
+
+References:
+    [J16] Johnson, Alahi, Fei-Fei. Perceptual Losses for Real-Time Style Transfer and
+          Super-Resolution. 2016. https://arxiv.org/abs/1603.08155, and its supplement
+    [U16] Ulyanov, Vedaldi, Lempitsky. Instance Normalization. 2016. https://arxiv.org/abs/1607.08022
+    [O16] Odena, Dumoulin, Olah. Deconvolution and Checkerboard Artifacts. Distill, 2016.
+"""
+
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Image = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
+Maps = Float[Tensor, "b c h w"]
+
+# Height and width of the input must be multiples of this: the network halves them twice.
+STRIDE = 4
+
+# Above this many positions the one-pass variance of the native kernel loses digits (2e-3 relative
+# at 1920x1080), so that the two-pass formula takes over.
+ONE_PASS_POSITIONS = 512 * 512
+
+EPSILON = 1e-5  # added to the variance, as torch.nn.InstanceNorm2d does
+
+
+class TransformerNetwork(nn.Module):
+    """Johnson et al.'s network: 9x9 convolution, two halvings, residual blocks, two doublings, 9x9.
+
+    This differs from Johnson et al.: instance instead of batch normalization ([U16]), reflection
+    padding at every convolution instead of once, up-sampling without overlaps ([O16]), and a
+    sigmoid instead of a scaled tanh, so that colours stay in [0, 1].
+
+    Args:
+        width: channels at full resolution (32 in [J16]); doubled by each halving.
+        blocks: residual blocks at a quarter of the resolution (5 in [J16]).
+        downsampling: ``stride`` as in [J16]; ``max_pool``, a convolution and then pooling.
+        upsampling: ``folded``, nearest neighbour and convolution in one; ``transposed`` as in
+            [J16].
+    """
+
+    def __init__(
+        self,
+        *,
+        width: int = 32,
+        blocks: int = 5,
+        downsampling: Literal["stride", "max_pool"] = "stride",
+        upsampling: Literal["folded", "transposed"] = "folded",
+    ) -> None:
+        super().__init__()
+        down = {"stride": _strided, "max_pool": _pooled}[downsampling]
+        up = {"folded": FoldedUpsampling, "transposed": _transposed}[upsampling]
+        deep = 4 * width
+        self.architecture = {
+            "width": width,
+            "blocks": blocks,
+            "downsampling": downsampling,
+            "upsampling": upsampling,
+        }
+        self.layers = nn.Sequential(
+            _convolution(3, width, 9),
+            InstanceNorm(width),
+            nn.ReLU(inplace=True),
+            down(width, 2 * width),
+            InstanceNorm(2 * width),
+            nn.ReLU(inplace=True),
+            down(2 * width, deep),
+            InstanceNorm(deep),
+            nn.ReLU(inplace=True),
+            *(Residual(deep) for _ in range(blocks)),
+            up(deep, 2 * width),
+            InstanceNorm(2 * width),
+            nn.ReLU(inplace=True),
+            up(2 * width, width),
+            InstanceNorm(width),
+            nn.ReLU(inplace=True),
+            _convolution(width, 3, 9),
+        )
+
+    def forward(self, photos: Image) -> Image:
+        """Stylize photos whose height and width are multiples of 4 and at least 16."""
+        return torch.sigmoid(self.layers(photos).float())
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions around which the input is carried ([J16], supplement)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            _convolution(channels, channels, 3),
+            InstanceNorm(channels),
+            nn.ReLU(inplace=True),
+            _convolution(channels, channels, 3),
+            InstanceNorm(channels),
+        )
+
+    def forward(self, maps: Maps) -> Maps:
+        result: Tensor = self.layers(maps)
+        return result + maps
+
+
+class FoldedUpsampling(nn.Module):
+    """Double the resolution by nearest neighbour, then convolve 3x3 with reflection padding.
+
+    Computed as one transposed convolution at the low resolution, which is the same function with
+    4/9 of the multiplications; its 4x4 kernel cannot overlap unevenly, hence draws no
+    checkerboard ([O16]).
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        plain = nn.Conv2d(inputs, outputs, 3)
+        self.weight = plain.weight
+        self.bias = plain.bias
+
+    def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d 2*h 2*w"]:
+        padded = F.pad(maps, (1, 1, 1, 1), mode="replicate")
+        return F.conv_transpose2d(padded, fold(self.weight), self.bias, stride=2, padding=3)
+
+
+def fold(weight: Float[Tensor, "d c 3 3"]) -> Float[Tensor, "c d 4 4"]:
+    """Turn the taps of a convolution after doubling into those of one transposed convolution.
+
+    Every low-resolution position reaches four high-resolution ones along an axis; the three taps
+    w0 w1 w2 meet it there as w2, w1 + w2, w0 + w1 and w0.
+    """
+    return _fold_axis(_fold_axis(weight, 2), 3).transpose(0, 1)
+
+
+def _fold_axis(weight: Tensor, axis: int) -> Tensor:
+    w0, w1, w2 = weight.unbind(axis)
+    return torch.stack((w2, w1 + w2, w0 + w1, w0), axis)
+
+
+class InstanceNorm(nn.Module):
+    """Normalize each channel of each image over its positions, then scale and shift it ([U16])."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, maps: Maps) -> Maps:
+        result: Tensor = _InstanceNorm.apply(maps, self.weight, self.bias)
+        return result
+
+
+class _InstanceNorm(torch.autograd.Function):
+    """Instance norm with its backward in closed form: half the passes that autograd would make."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        normalized, mean, scale = _normalize(maps, weight, bias)
+        ctx.save_for_backward(maps, weight, mean, scale)
+        return normalized
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        maps, weight, mean, scale = ctx.saved_tensors
+        (grad,) = grads
+        n, c, h, w = maps.shape
+        shape = (n, c, 1, 1)
+        centred = (maps - mean.view(shape)) * scale.view(shape)
+        grad = grad.to(torch.promote_types(grad.dtype, torch.float32))
+        to_bias = grad.sum((2, 3))
+        to_weight = (grad * centred).sum((2, 3))
+        along = (to_bias.view(shape) + centred * to_weight.view(shape)) / (h * w)
+        to_maps = (grad - along) * (weight.view(1, c, 1, 1) * scale.view(shape))
+        return to_maps.to(maps.dtype), to_weight.sum(0), to_bias.sum(0)
+
+
+def _normalize(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The normalized maps, and of each image and channel the mean and 1 / deviation, (b, c)."""
+    n, c, h, w = maps.shape
+    if maps.device.type == "cpu" and h * w <= ONE_PASS_POSITIONS:
+        normalized, mean, scale = torch.native_group_norm(
+            maps, weight, bias, n, c, h * w, c, EPSILON
+        )
+        return normalized, mean.view(n, c), scale.view(n, c)
+    # Rows of channels: the layout that channels_last memory already has.
+    rows = maps.permute(0, 2, 3, 1).reshape(n, h * w, c)
+    mean = rows.mean(1, keepdim=True, dtype=torch.promote_types(maps.dtype, torch.float32))
+    scale = (rows - mean).square_().mean(1, keepdim=True).add_(EPSILON).rsqrt_()
+    slope = scale * weight
+    flat = torch.addcmul(bias - mean * slope, rows.to(slope.dtype), slope)
+    normalized = flat.to(maps.dtype).view(n, h, w, c).permute(0, 3, 1, 2)
+    return normalized, mean.view(n, c), scale.view(n, c)
+
+
+def _convolution(inputs: int, outputs: int, size: int) -> nn.Module:
+    return nn.Conv2d(inputs, outputs, size, padding=size // 2, padding_mode="reflect")
+
+
+def _strided(inputs: int, outputs: int) -> nn.Module:
+    return nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, padding_mode="reflect")
+
+
+def _pooled(inputs: int, outputs: int) -> nn.Module:
+    return nn.Sequential(_convolution(inputs, outputs, 3), nn.MaxPool2d(2))
+
+
+def _transposed(inputs: int, outputs: int) -> nn.Module:
+    return nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1)
