@@ -1,0 +1,80 @@
+"""From params.yaml's values to the parts they describe: the network, and the loss of a style.
+
+The parts themselves know nothing of params.yaml; whoever trains or judges puts them together here.
+"""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+
+from fnst import features, images, params
+from fnst.errors import ImageError
+from fnst.losses import PerceptualLoss, Weights
+from fnst.network import TransformerNetwork
+
+
+def network(wanted: params.Network, *, seed: int) -> TransformerNetwork:
+    """A fresh network whose weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        made = TransformerNetwork(
+            width=wanted.width,
+            blocks=wanted.blocks,
+            downsampling=wanted.downsampling,
+            upsampling=wanted.upsampling,
+        )
+    return made.to(memory_format=torch.channels_last)
+
+
+def loss(
+    wanted: params.Loss,
+    style: params.Style,
+    *,
+    picture: Path,
+    vgg: Path,
+    device: torch.device,
+    dtype: torch.dtype = torch.float32,
+) -> PerceptualLoss:
+    """The loss that judges pictures by one style.
+
+    Args:
+        wanted: layers and their weights.
+        style: the weights of the terms, and the size at which the painting is looked at.
+        picture: the painting's file.
+        vgg: the loss network's file.
+        device: where pictures to judge will be.
+        dtype: of the loss network's convolutions.
+
+    Raises:
+        ImageError: when the painting cannot be read.
+        CheckpointError: when the loss network cannot be read.
+        ParamsError: when it has no such layer.
+    """
+    extract = features.load(vgg).in_precision(dtype).to(device)
+    return PerceptualLoss(
+        extract,
+        painting(picture, style.size).to(device, memory_format=torch.channels_last),
+        content_layer=wanted.content_layer,
+        style_layers=wanted.style_layers,
+        weights=Weights(style.content_weight, style.style_weight, style.variation_weight),
+    )
+
+
+def painting(picture: Path, size: int) -> Float[torch.Tensor, "1 3 h w"]:
+    """A style picture as the network sees it: sRGB in [0, 1], its short side ``size`` pixels."""
+    return images.fit(images.load(picture).rgb, size)
+
+
+def only_file(folder: Path) -> Path:
+    """The one file that ``fetch`` put into a folder.
+
+    Raises:
+        ImageError: when there is none, or there are several.
+    """
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    if len(found) != 1:
+        raise ImageError(
+            f"{folder}: expected the one file that `dvc repro fetch` puts there, got {len(found)}."
+        )
+    return found[0]

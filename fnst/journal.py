@@ -1,0 +1,98 @@
+"""What a training keeps on disk while it runs, so that an interrupt loses seconds, not hours.
+
+A folder with the state (weights, optimizer, step), the loss curve, the samples and the id of the
+MLflow run. All of it is thrown away when it belongs to another training, and moved to its final
+place when the training is done.
+"""
+
+import shutil
+import time
+from pathlib import Path
+
+from torch import nn
+from torch.optim import Optimizer
+
+from fnst import files, training
+
+STATE, CURVE, SAMPLES, RUN = "state.safetensors", "loss.csv", "samples", "run.json"
+
+KEEP_SECONDS = 20.0  # of work that an interrupt may cost at most
+
+
+class Journal:
+    """The folder of one training, identified by its fingerprint.
+
+    Args:
+        folder: made when the first thing is kept.
+        fingerprint: changes with everything that changes the training's result.
+    """
+
+    def __init__(self, folder: Path, fingerprint: str) -> None:
+        self.folder = folder
+        self.fingerprint = fingerprint
+        self.rows: list[dict[str, float]] = []
+        self._kept = time.monotonic()
+
+    @property
+    def samples(self) -> Path:
+        return self.folder / SAMPLES
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on training before this process took it up."""
+        return self.rows[-1]["seconds"] if self.rows else 0.0
+
+    def resume(self, network: nn.Module, optimizer: Optimizer) -> int:
+        """Take up what was kept; the number of steps already done, 0 for a fresh start.
+
+        Raises:
+            TrainingError: when the state is damaged.
+        """
+        step = training.load_state(
+            self.folder / STATE, network, optimizer, fingerprint=self.fingerprint
+        )
+        if step == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        else:
+            self.rows = [
+                row for row in files.read_numbers(self.folder / CURVE) if row["step"] <= step
+            ]
+        self.samples.mkdir(parents=True, exist_ok=True)
+        return step
+
+    def is_due(self) -> bool:
+        """Whether so much work was done since the last ``keep`` that it should not be lost."""
+        return time.monotonic() - self._kept > KEEP_SECONDS
+
+    def keep(self, network: nn.Module, optimizer: Optimizer, step: int) -> None:
+        """Write curve and state; the state last, because it vouches for the curve."""
+        files.write_rows(self.folder / CURVE, self.rows)
+        training.save_state(
+            self.folder / STATE, network, optimizer, step=step, fingerprint=self.fingerprint
+        )
+        self._kept = time.monotonic()
+
+    @property
+    def run_id(self) -> str | None:
+        """The MLflow run of this training, if it has begun one."""
+        path = self.folder / RUN
+        return str(files.read_json(path)["run_id"]) if path.exists() else None
+
+    @run_id.setter
+    def run_id(self, value: str) -> None:
+        files.write_json(self.folder / RUN, {"run_id": value})
+
+    def finish(self, target: Path) -> None:
+        """Copy curve, samples and run id to ``target``, then remove this folder in one step.
+
+        Whatever interrupts this leaves a folder that can be resumed and finished again.
+        """
+        target.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(target / SAMPLES, ignore_errors=True)
+        shutil.copytree(self.samples, target / SAMPLES)
+        for name in (CURVE, RUN):
+            files.write(target / name, (self.folder / name).read_bytes())
+        done = self.folder.with_name(f".{self.folder.name}.done")
+        shutil.rmtree(done, ignore_errors=True)
+        self.folder.rename(done)
+        shutil.rmtree(done)

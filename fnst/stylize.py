@@ -1,0 +1,61 @@
+"""Picture in, picture out, the same size: a trained network applied to pictures of any size."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from fnst.errors import DeviceError
+from fnst.network import STRIDE, TransformerNetwork
+
+Image = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
+
+# The smallest side that survives two halvings with room for the 9x9 convolution's reflection.
+LEAST_SIDE = 16
+
+
+@torch.inference_mode()
+def stylize(network: TransformerNetwork, image: Image) -> Image:
+    """Stylize pictures of any size, 1x1 included, in float32 on the network's own device.
+
+    Sides that are no multiple of 4 are extended by their own edge and cut back afterwards.
+    """
+    _, _, h, w = image.shape
+    device = next(network.parameters()).device
+    padded = _extend(image.to(device), _reach(h) - h, _reach(w) - w)
+    stylized: Tensor = network(padded.contiguous(memory_format=torch.channels_last))
+    return stylized[..., :h, :w].to(image.device)
+
+
+def _reach(side: int) -> int:
+    return max(LEAST_SIDE, -(-side // STRIDE) * STRIDE)
+
+
+def _extend(image: Image, down: int, across: int) -> Float[Tensor, "b 3 _ _"]:
+    return F.pad(image, (0, across, 0, down), mode="replicate") if down or across else image
+
+
+def device(name: str = "auto") -> torch.device:
+    """The device of that name; ``auto`` is the best one here.
+
+    Raises:
+        DeviceError: when it is not in this machine, or no such device exists.
+    """
+    if name == "auto":
+        found = torch.accelerator.current_accelerator(check_available=True)
+        return found or torch.device("cpu")
+    try:
+        chosen = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceError(f"expected a device such as cpu, cuda or mps, got {name!r}.") from error
+    if chosen.type != "cpu" and not _present(chosen):
+        raise DeviceError(f"there is no {name} in this machine; use --device cpu.")
+    return chosen
+
+
+def _present(chosen: torch.device) -> bool:
+    found = torch.accelerator.current_accelerator(check_available=True)
+    index = chosen.index or 0
+    return (
+        found is not None and found.type == chosen.type and index < torch.accelerator.device_count()
+    )

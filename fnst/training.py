@@ -1,0 +1,203 @@
+"""The training loop, and the state that lets it go on after an interrupt.
+
+References:
+    [K14] Kingma, Ba. Adam: A Method for Stochastic Optimization. 2014. https://arxiv.org/abs/1412.6980
+    [L16] Loshchilov, Hutter. SGDR: Stochastic Gradient Descent with Warm Restarts. 2016.
+          https://arxiv.org/abs/1608.03983
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import safetensors
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.optim import Adam, Optimizer
+
+from fnst import files
+from fnst.errors import TrainingError
+from fnst.losses import PerceptualLoss, Terms
+
+Batch = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
+Schedule = Callable[[int], float]  # step, from 1 -> learning rate
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The weighted terms per image, averaged over the steps since the last report."""
+
+    content: float
+    style: float
+    variation: float
+    total: float
+
+
+def train(
+    network: nn.Module,
+    loss: PerceptualLoss,
+    optimizer: Optimizer,
+    photos: Iterable[Batch],
+    *,
+    steps: int,
+    start: int = 0,
+    schedule: Schedule,
+    dtype: torch.dtype = torch.float32,
+    report_every: int = 1,
+) -> Iterator[tuple[int, Losses]]:
+    """Train ``network`` in place; after every ``report_every`` steps yield ``(step, losses)``.
+
+    The caller decides what to do with each report: log it, keep the state, or stop.
+
+    Args:
+        network: what learns; its parameters are those of ``optimizer``.
+        loss: scores stylized photos; on the same device.
+        optimizer: whose learning rate the schedule sets.
+        photos: batches, beginning with the one of step ``start + 1``.
+        steps: the last step.
+        start: steps already done.
+        schedule: learning rate of each step.
+        dtype: of convolutions; statistics, losses and the optimizer stay float32.
+        report_every: steps between two reports; reading losses off a GPU stalls it.
+
+    Raises:
+        TrainingError: when the loss is no longer a number.
+    """
+    device = next(network.parameters()).device
+    network.train()
+    terms_seen: list[Terms] = []
+    for step, batch in enumerate(islice(photos, steps - start), start=start + 1):
+        photo = batch.to(device, memory_format=torch.channels_last)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            stylized = network(photo)
+            terms = loss(stylized, photo)
+
+        optimizer.zero_grad()
+        terms.total.mean().backward()
+        set_learning_rate(optimizer, schedule(step))
+        optimizer.step()
+
+        terms_seen.append(_detached(terms))
+        if step % report_every == 0 or step == steps:
+            yield step, _average(terms_seen, step)
+            terms_seen.clear()
+
+
+def adam(network: nn.Module, learning_rate: float) -> Adam:
+    """Adam with its authors' constants ([K14]), all parameters updated in one kernel."""
+    return Adam(network.parameters(), lr=learning_rate, fused=True)
+
+
+def warmup_cosine(learning_rate: float, *, warmup: int, steps: int) -> Schedule:
+    """Rise linearly over ``warmup`` steps, then fall to zero along half a cosine ([L16], eq. 5)."""
+
+    def schedule(step: int) -> float:
+        if step <= warmup:
+            return learning_rate * step / warmup
+        done = (step - warmup) / max(1, steps - warmup)
+        return learning_rate * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+    return schedule
+
+
+def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
+    """Give every parameter of the optimizer this learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def count_steps(photos: int, *, batch_size: int, steps: int | None, epochs: float | None) -> int:
+    """Steps of a training: as given, or as many as the epochs take, at least one."""
+    if steps is not None:
+        return steps
+    return max(1, round((epochs or 1) * photos / batch_size))
+
+
+def choose_dtype(precision: Literal["auto", "bf16", "fp32"], device: torch.device) -> torch.dtype:
+    """The dtype of convolutions: bfloat16 where it was asked for, or where hardware computes it."""
+    fast = precision == "bf16" or (precision == "auto" and _has_bf16(device))
+    return torch.bfloat16 if fast else torch.float32
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    # Without these instructions a CPU computes bf16 slower than fp32.
+    return device.type == "cpu" and bool(
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )
+
+
+def save_state(
+    path: Path, network: nn.Module, optimizer: Optimizer, *, step: int, fingerprint: str
+) -> None:
+    """Keep everything a later ``load_state`` needs to go on exactly here, in one whole file."""
+    tensors = {f"network.{k}": v.contiguous() for k, v in network.state_dict().items()}
+    for index, values in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{k}": v.contiguous() for k, v in values.items()}
+    metadata = {"fnst": json.dumps({"step": step, "fingerprint": fingerprint})}
+    files.write(path, safetensors.torch.save(tensors, metadata))
+
+
+def load_state(path: Path, network: nn.Module, optimizer: Optimizer, *, fingerprint: str) -> int:
+    """Take up a state that ``save_state`` kept; the number of steps already done.
+
+    Zero, with nothing changed, when there is no state, or when it belongs to a training with
+    other parameters, photographs or style, which must not be continued with these.
+
+    Args:
+        path: the state's file.
+        network: takes the weights.
+        optimizer: takes its moments.
+        fingerprint: identifies the training; compared with the one that was saved.
+
+    Raises:
+        TrainingError: when the file is damaged.
+    """
+    if not path.exists():
+        return 0
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            saved = json.loads(file.metadata()["fnst"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise TrainingError(
+            f"{path} is damaged, so this training cannot go on; delete it to begin anew."
+        ) from error
+    if saved["fingerprint"] != fingerprint:
+        return 0
+    network.load_state_dict(_below(tensors, "network."))
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in _below(tensors, "optimizer.").items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    return int(saved["step"])
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+def _detached(terms: Terms) -> Terms:
+    return Terms(terms.content.detach(), terms.style.detach(), terms.variation.detach())
+
+
+def _average(seen: list[Terms], step: int) -> Losses:
+    means = [
+        torch.stack([getattr(terms, name) for terms in seen]).mean().item()
+        for name in ("content", "style", "variation", "total")
+    ]
+    losses = Losses(*means)
+    if not math.isfinite(losses.total):
+        raise TrainingError(
+            f"the loss was {losses.total} at step {step}: expected a number; "
+            "try a smaller learning_rate, or precision: fp32."
+        )
+    return losses

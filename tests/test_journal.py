@@ -1,0 +1,149 @@
+"""What an interrupted training finds again, and what a finished one leaves."""
+
+import time
+
+import pytest
+import torch
+
+from fnst import files, journal
+from fnst.errors import TrainingError
+from fnst.journal import Journal
+from fnst.network import TransformerNetwork
+from fnst.training import adam
+
+
+@pytest.fixture
+def parts():
+    made = TransformerNetwork(width=1, blocks=0)
+    optimizer = adam(made, 0.01)
+    made(torch.rand(1, 3, 16, 16)).sum().backward()
+    optimizer.step()
+    return made, optimizer
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "wave.partial"
+
+
+def row(step):
+    return {"step": float(step), "total": 1 / step, "seconds": 2.0 * step}
+
+
+def kept(folder, parts, steps, upto, fingerprint="a"):
+    """A journal whose curve went on to ``steps``, but whose state is that of ``upto``."""
+    book = Journal(folder, fingerprint)
+    book.resume(*parts)
+    book.rows = [row(step) for step in range(1, steps + 1)]
+    book.keep(*parts, upto)
+    return book
+
+
+def test_a_new_training_begins_at_zero_with_a_place_for_samples(folder, parts):
+    book = Journal(folder, "a")
+    assert book.resume(*parts) == 0
+    assert book.rows == []
+    assert book.seconds == 0
+    assert book.samples.is_dir()
+    assert book.run_id is None
+
+
+def test_an_interrupted_training_goes_on_after_the_step_that_was_kept(folder, parts):
+    kept(folder, parts, steps=4, upto=4).run_id = "run"
+    (folder / "samples" / "step-000004.jpg").write_bytes(b"picture")
+    book = Journal(folder, "a")
+    other = TransformerNetwork(width=1, blocks=0)
+    assert book.resume(other, adam(other, 0.01)) == 4
+    assert [entry["step"] for entry in book.rows] == [1, 2, 3, 4]
+    assert book.seconds == 8
+    assert book.run_id == "run"
+    assert (book.samples / "step-000004.jpg").read_bytes() == b"picture"
+    for one, same in zip(other.parameters(), parts[0].parameters(), strict=True):
+        assert torch.equal(one, same)
+
+
+def test_rows_after_the_kept_step_are_cut_off(folder, parts):
+    """The curve is written before the state; an interrupt in between leaves it ahead."""
+    kept(folder, parts, steps=7, upto=5)
+    book = Journal(folder, "a")
+    assert book.resume(*parts) == 5
+    assert [entry["step"] for entry in book.rows] == [1, 2, 3, 4, 5]
+
+
+def test_the_curve_is_on_disk_before_the_state_that_vouches_for_it(folder, parts, monkeypatch):
+    book = Journal(folder, "a")
+    book.rows = [row(1)]
+    written = []
+    write = files.write
+    monkeypatch.setattr(
+        files, "write", lambda path, content: (written.append(path.name), write(path, content))
+    )
+    book.keep(*parts, 1)
+    assert written == ["loss.csv", "state.safetensors"]
+
+
+def test_what_another_training_left_is_thrown_away(folder, parts):
+    kept(folder, parts, steps=3, upto=3).run_id = "old"
+    (folder / "samples" / "step-000003.jpg").write_bytes(b"picture")
+    book = Journal(folder, "b")
+    assert book.resume(*parts) == 0
+    assert book.rows == []
+    assert book.run_id is None
+    assert [path.name for path in folder.rglob("*")] == ["samples"]
+
+
+def test_a_damaged_state_is_not_thrown_away_unasked(folder, parts):
+    kept(folder, parts, steps=3, upto=3)
+    (folder / "state.safetensors").write_bytes(b"no state")
+    with pytest.raises(TrainingError, match="is damaged"):
+        Journal(folder, "a").resume(*parts)
+    assert (folder / "loss.csv").exists()
+
+
+def test_keeping_is_due_when_enough_work_would_be_lost(folder, parts, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    book = Journal(folder, "a")
+    now += journal.KEEP_SECONDS - 1
+    assert not book.is_due()
+    now += 2
+    assert book.is_due()
+    book.keep(*parts, 1)
+    assert not book.is_due()
+
+
+def test_a_finished_training_leaves_curve_samples_and_run_and_nothing_else(folder, parts, tmp_path):
+    book = kept(folder, parts, steps=2, upto=2)
+    book.run_id = "run"
+    (book.samples / "step-000002.jpg").write_bytes(b"picture")
+    target = tmp_path / "wave"
+    (target / "samples").mkdir(parents=True)
+    (target / "samples" / "step-999999.jpg").write_bytes(b"of an earlier training")
+    (target / "loss.csv").write_text("earlier")
+    (target / "model.json").write_text("{}")
+    book.finish(target)
+    assert not folder.exists()
+    left = sorted(str(p.relative_to(target)) for p in target.rglob("*") if p.is_file())
+    assert left == ["loss.csv", "model.json", "run.json", "samples/step-000002.jpg"]
+    assert [entry["step"] for entry in files.read_numbers(target / "loss.csv")] == [1, 2]
+    assert files.read_json(target / "run.json") == {"run_id": "run"}
+
+
+def test_an_interrupt_while_finishing_leaves_a_training_that_can_be_resumed(
+    folder, parts, tmp_path, monkeypatch
+):
+    book = kept(folder, parts, steps=2, upto=2)
+    book.run_id = "run"
+    target = tmp_path / "wave"
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(folder), "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            book.finish(target)
+    again = Journal(folder, book.fingerprint)
+    assert again.resume(*parts) == 2
+    again.finish(target)
+    assert [entry["step"] for entry in files.read_numbers(target / "loss.csv")] == [1, 2]

@@ -1,0 +1,296 @@
+"""The loop learns, does the same twice, and goes on after an interrupt as if nothing had been."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fnst import features, training
+from fnst.errors import TrainingError
+from fnst.losses import PerceptualLoss, Weights
+from fnst.network import TransformerNetwork
+from fnst.training import adam, count_steps, load_state, save_state, train, warmup_cosine
+
+
+def network(seed=0):
+    torch.manual_seed(seed)
+    return TransformerNetwork(width=4, blocks=1)
+
+
+def batches(count=None):
+    """Batch ``i`` depends on ``i`` alone."""
+    numbers = itertools.count() if count is None else range(count)
+    for i in numbers:
+        yield torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(i))
+
+
+def constant(rate):
+    return lambda step: rate
+
+
+@pytest.fixture
+def loss(extract):
+    return PerceptualLoss(
+        extract,
+        torch.rand(1, 3, 16, 16),
+        content_layer="deep",
+        style_layers={"shallow": 1.0},
+        weights=Weights(),
+    )
+
+
+def run(made, loss, optimizer=None, photos=None, **options):
+    """Train to the end; every report."""
+    wanted = {"steps": 4, "schedule": constant(0.01)} | options
+    optimizer = optimizer or adam(made, 0.01)
+    return list(train(made, loss, optimizer, photos or batches(), **wanted))
+
+
+def weights_of(made):
+    return torch.cat([p.detach().flatten() for p in made.parameters()])
+
+
+# --- the loop -------------------------------------------------------------------------------------
+
+
+def test_training_on_one_batch_lowers_the_loss(loss):
+    photos = itertools.repeat(next(batches()))
+    totals = [losses.total for _, losses in run(network(), loss, photos=photos, steps=60)]
+    assert len(totals) == 60
+    assert totals[-1] < 0.5 * totals[0]
+
+
+def test_the_same_seed_gives_the_same_weights(loss):
+    one, other, third = network(), network(), network(seed=1)
+    for made in (one, other, third):
+        run(made, loss)
+    assert torch.equal(weights_of(one), weights_of(other))
+    assert not torch.equal(weights_of(one), weights_of(third))
+
+
+def test_a_report_is_the_mean_of_the_steps_since_the_last_one(loss):
+    each = run(network(), loss, steps=7)
+    assert [step for step, _ in each] == [1, 2, 3, 4, 5, 6, 7]
+    grouped = run(network(), loss, steps=7, report_every=3)
+    assert [step for step, _ in grouped] == [3, 6, 7]
+    totals = [losses.total for _, losses in each]
+    assert grouped[0][1].total == pytest.approx(sum(totals[:3]) / 3, rel=1e-4)
+    assert grouped[1][1].total == pytest.approx(sum(totals[3:6]) / 3, rel=1e-4)
+    assert grouped[2][1].total == pytest.approx(totals[6], rel=1e-4)
+
+
+def test_the_first_report_is_the_loss_before_any_step(loss):
+    made, photo = network(), next(batches())
+    with torch.no_grad():
+        terms = loss(made(photo), photo)
+    (_, first), *_ = run(made, loss, steps=1)
+    assert first.content == pytest.approx(terms.content.mean().item(), rel=1e-3)
+    assert first.style == pytest.approx(terms.style.mean().item(), rel=1e-3)
+    assert first.total == pytest.approx(first.content + first.style + first.variation)
+
+
+def test_each_step_takes_the_rate_of_its_own_number(loss):
+    made = network()
+    optimizer = adam(made, 0.01)
+    asked, used = [], []
+
+    def schedule(step):
+        asked.append(step)
+        return step / 1000
+
+    stream = train(made, loss, optimizer, batches(), steps=6, start=2, schedule=schedule)
+    used.extend(optimizer.param_groups[0]["lr"] for _ in stream)
+    assert asked == [3, 4, 5, 6]
+    assert used == [0.003, 0.004, 0.005, 0.006]
+
+
+def test_a_rate_of_zero_learns_nothing(loss):
+    made = network()
+    before = weights_of(made)
+    run(made, loss, schedule=constant(0.0))
+    assert torch.equal(weights_of(made), before)
+
+
+def test_gradients_do_not_pile_up_from_step_to_step(loss):
+    """Adam divides by the gradient's own size, so plain descent has to tell."""
+    made, again = network(), network()
+    photos = [next(batches())] * 2
+    descent = torch.optim.SGD(made.parameters(), 0.1)
+    run(made, loss, descent, photos, steps=2, schedule=constant(0.1))
+    descent = torch.optim.SGD(again.parameters(), 0.1)
+    for photo in photos:
+        run(again, loss, descent, [photo], steps=1, schedule=constant(0.1))
+        again.zero_grad(set_to_none=True)
+    assert_close(weights_of(made), weights_of(again))
+
+
+def test_a_batch_takes_the_step_of_its_average_photograph(loss):
+    one, twice = network(), network()
+    photo = next(batches())[:1]
+    for made, batch in ((one, photo), (twice, photo.repeat(2, 1, 1, 1))):
+        descent = torch.optim.SGD(made.parameters(), 0.1)
+        run(made, loss, descent, [batch], steps=1, schedule=constant(0.1))
+    assert_close(weights_of(one), weights_of(twice))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_convolutions_are_in_the_precision_that_was_chosen_and_weights_in_float32(loss, dtype):
+    made, seen = network(), []
+    made.layers[0].register_forward_hook(lambda module, given, result: seen.append(result.dtype))
+    run(made, loss, steps=2, dtype=dtype)
+    assert seen == [dtype, dtype]
+    assert {p.dtype for p in made.parameters()} == {torch.float32}
+
+
+def test_the_caller_may_stop_whenever_it_likes(loss):
+    made = network()
+    reports = train(made, loss, adam(made, 0.01), batches(), steps=100, schedule=constant(0.01))
+    assert next(reports)[0] == 1
+    reports.close()
+
+
+def test_a_loss_that_is_no_number_ends_the_training_with_advice(loss):
+    photos = [torch.full((2, 3, 16, 16), float("nan"))]
+    with pytest.raises(TrainingError, match=r"loss was nan at step 1.*smaller learning_rate"):
+        run(network(), loss, photos=photos)
+
+
+def test_one_bad_step_between_two_reports_is_not_overlooked(loss):
+    good = list(batches(3))
+    photos = [good[0], torch.full_like(good[0], float("nan")), *good[1:]]
+    with pytest.raises(TrainingError, match="at step 4"):
+        run(network(), loss, photos=photos, report_every=4)
+
+
+# --- rates and steps ------------------------------------------------------------------------------
+
+
+def test_the_rate_rises_in_a_line_and_falls_along_a_cosine():
+    rate = warmup_cosine(0.8, warmup=4, steps=12)
+    assert [rate(step) for step in (1, 2, 4)] == pytest.approx([0.2, 0.4, 0.8])
+    assert rate(6) == pytest.approx(0.4 * (1 + math.sqrt(0.5)))
+    assert [rate(step) for step in (8, 12)] == pytest.approx([0.4, 0.0])
+
+
+def test_without_warmup_the_rate_begins_near_its_height():
+    rate = warmup_cosine(1.0, warmup=0, steps=100)
+    assert 0.999 < rate(1) < 1
+    assert rate(50) == pytest.approx(0.5)
+
+
+def test_a_training_shorter_than_its_warmup_only_rises():
+    rate = warmup_cosine(1.0, warmup=10, steps=5)
+    assert [rate(step) for step in (1, 5)] == pytest.approx([0.1, 0.5])
+    assert warmup_cosine(1.0, warmup=5, steps=5)(5) == 1.0
+
+
+def test_steps_are_as_given_or_what_the_epochs_take():
+    assert count_steps(100, batch_size=4, steps=7, epochs=None) == 7
+    assert count_steps(100, batch_size=4, steps=None, epochs=1.0) == 25
+    assert count_steps(100, batch_size=4, steps=None, epochs=2.5) == 62
+    assert count_steps(40_670, batch_size=4, steps=None, epochs=1.0) == 10_168
+    assert count_steps(3, batch_size=4, steps=None, epochs=0.1) == 1
+
+
+def test_precision_is_as_asked_for():
+    cpu = torch.device("cpu")
+    assert training.choose_dtype("fp32", cpu) == torch.float32
+    assert training.choose_dtype("bf16", cpu) == torch.bfloat16
+    assert training.choose_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+
+
+# --- going on after an interrupt ------------------------------------------------------------------
+
+
+def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(loss, tmp_path):
+    path = tmp_path / "state.safetensors"
+    rate = warmup_cosine(0.01, warmup=2, steps=6)
+    whole = network()
+    reports = run(whole, loss, steps=6, schedule=rate)
+
+    first = network()
+    optimizer = adam(first, 0.01)
+    stream = train(first, loss, optimizer, batches(), steps=6, schedule=rate)
+    for step, _ in itertools.islice(stream, 3):
+        save_state(path, first, optimizer, step=step, fingerprint="a")
+
+    second = network(seed=9)
+    optimizer = adam(second, 0.01)
+    start = load_state(path, second, optimizer, fingerprint="a")
+    assert start == 3
+    photos = itertools.islice(batches(), start, None)
+    rest = run(second, loss, optimizer, photos, steps=6, start=start, schedule=rate)
+    assert rest == reports[3:]
+    assert torch.equal(weights_of(second), weights_of(whole))
+
+
+def test_no_state_is_a_fresh_start(tmp_path):
+    made = network()
+    before = weights_of(made)
+    assert load_state(tmp_path / "none", made, adam(made, 0.01), fingerprint="a") == 0
+    assert torch.equal(weights_of(made), before)
+
+
+def test_the_state_of_another_training_is_not_taken_up(loss, tmp_path):
+    path = tmp_path / "state.safetensors"
+    made = network()
+    optimizer = adam(made, 0.01)
+    run(made, loss, optimizer)
+    save_state(path, made, optimizer, step=4, fingerprint="a")
+
+    other = network(seed=9)
+    optimizer = adam(other, 0.01)
+    before = weights_of(other)
+    assert load_state(path, other, optimizer, fingerprint="b") == 0
+    assert torch.equal(weights_of(other), before)
+    assert optimizer.state_dict()["state"] == {}
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
+def test_a_damaged_state_is_an_error_that_says_what_to_do(loss, tmp_path, share):
+    path = tmp_path / "state.safetensors"
+    made = network()
+    optimizer = adam(made, 0.01)
+    run(made, loss, optimizer, steps=1)
+    save_state(path, made, optimizer, step=1, fingerprint="a")
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    before = weights_of(made)
+    with pytest.raises(TrainingError, match=r"is damaged.*delete it to begin anew"):
+        load_state(path, made, optimizer, fingerprint="a")
+    assert torch.equal(weights_of(made), before)
+
+
+def test_a_state_of_somebody_elses_is_damaged(tmp_path):
+    from safetensors.torch import save_file
+
+    made = network()
+    save_file(made.state_dict(), tmp_path / "state.safetensors")
+    with pytest.raises(TrainingError, match="is damaged"):
+        load_state(tmp_path / "state.safetensors", made, adam(made, 0.01), fingerprint="a")
+
+
+# --- with the real VGG ----------------------------------------------------------------------------
+
+
+def test_bfloat16_and_float32_begin_with_the_same_loss(asset, astronaut):
+    photo = astronaut[..., 64:160, 64:160]
+    style = astronaut[..., 160:, 160:].flip(1)
+    layers = {"relu1_1": 0.2, "relu2_1": 0.1, "relu3_1": 0.05, "relu4_1": 0.025, "relu5_1": 0.0125}
+    found = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        judge = PerceptualLoss(
+            features.load(asset("vgg19-gatys")).in_precision(dtype),
+            style,
+            content_layer="relu3_1",
+            style_layers=layers,
+            weights=Weights(),
+        )
+        torch.manual_seed(0)
+        made = TransformerNetwork().to(memory_format=torch.channels_last)
+        ((_, found[dtype]),) = run(made, judge, photos=[photo], steps=1, dtype=dtype)
+        assert weights_of(made).isfinite().all()
+    exact, fast = found[torch.float32], found[torch.bfloat16]
+    for name in ("content", "style", "total"):
+        assert getattr(fast, name) == pytest.approx(getattr(exact, name), rel=0.02)
