@@ -1,0 +1,250 @@
+"""A training as a run in MLflow: parameters, curves, sample pictures, data, lineage."""
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+
+from fnst import store
+from fnst.params import project_root
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+Image = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
+
+# A call to log metrics costs about 13 ms, so rows are kept and sent together. After a failure
+# the pause doubles, because each try at a server that hangs holds up the training.
+FLUSH_SECONDS, LONGEST_PAUSE = 5.0, 600.0
+
+
+@dataclass
+class Run:
+    """One run that is being written; ``flush`` sends what is still kept back."""
+
+    id: str
+    client: "MlflowClient"
+    is_new: bool  # false for one that an earlier process began
+    _rows: list[tuple[int, int, Mapping[str, float]]] = field(default_factory=list)
+    _flushed: float = field(default_factory=time.monotonic)
+    _pause: float = FLUSH_SECONDS
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Add a point to each named curve."""
+        self._rows.append((int(time.time() * 1000), step, dict(values)))
+        if time.monotonic() - self._flushed > self._pause:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send the points kept back; they stay for the next time when the server is away."""
+        from mlflow.entities import Metric
+
+        points = [
+            Metric(name, value, moment, step)
+            for moment, step, values in self._rows
+            for name, value in values.items()
+        ]
+        sent = False
+        with forgiven():
+            for first in range(0, len(points), 1000):  # the API takes no more at once
+                self.client.log_batch(self.id, metrics=points[first : first + 1000])
+            sent = True
+        if sent:
+            self._rows.clear()
+        self._pause = FLUSH_SECONDS if sent else min(2 * self._pause, LONGEST_PAUSE)
+        self._flushed = time.monotonic()
+
+    def picture(self, image: Image, *, key: str, step: int) -> None:
+        """Add a picture to the run's image grid; a store that is away misses it."""
+        pixels = image[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).to(torch.uint8)
+        with forgiven():
+            self.client.log_image(self.id, np.ascontiguousarray(pixels.cpu()), key=key, step=step)
+
+    def file(self, path: Path, folder: str | None = None) -> None:
+        """Attach a file to the run.
+
+        Raises:
+            RegistryError: when the store does not take it.
+        """
+        with store.asked():
+            self.client.log_artifact(self.id, str(path), folder)
+
+
+@contextlib.contextmanager
+def forgiven() -> Iterator[None]:
+    """A store that goes away while the block lasts costs what it should have kept, no more."""
+    from mlflow.exceptions import MlflowException
+
+    with contextlib.suppress(MlflowException, OSError):
+        yield
+
+
+@contextlib.contextmanager
+def record(
+    name: str,
+    *,
+    run_id: str | None,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+    datasets: Sequence["Dataset"] = (),
+) -> Iterator[Run]:
+    """Write a run while the block lasts, with the machine's own metrics beside ours.
+
+    Args:
+        name: what the run is called in the UI, until a version gives it its own name.
+        run_id: an earlier run to go on with; a new one is made when the store has none of that id.
+        params: name -> value, as the UI's table shows them.
+        tags: lineage, see ``lineage``.
+        datasets: what was learnt from.
+
+    Raises:
+        RegistryError: when the store does not answer at the start; later it may go away.
+    """
+    client = store.connect()
+    import mlflow
+
+    with store.asked():
+        mlflow.set_system_metrics_sampling_interval(5)  # type: ignore[no-untyped-call]
+        run = _begin(client, name, run_id, params, tags)
+        mlflow.start_run(run_id=run.id, log_system_metrics=True)
+        for dataset in datasets if run.is_new else ():
+            mlflow.log_input(*dataset.as_input())
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except SystemExit:  # stopped by its user, to be resumed
+        status = "KILLED"
+        raise
+    finally:
+        run.flush()
+        with forgiven():
+            mlflow.end_run(status)
+
+
+@contextlib.contextmanager
+def amend(
+    name: str, *, run_id: str, params: Mapping[str, Any], tags: Mapping[str, str]
+) -> Iterator[Run]:
+    """Add to a run that has ended; its times stay. A store that lost it gets it made again.
+
+    Raises:
+        RegistryError: when the store does not answer.
+    """
+    client = store.connect()
+    with store.asked():
+        run = _begin(client, name, run_id, params, tags)
+    try:
+        yield run
+    finally:
+        run.flush()
+        if run.is_new:
+            with forgiven():
+                client.set_terminated(run.id)
+
+
+def _begin(
+    client: "MlflowClient",
+    name: str,
+    run_id: str | None,
+    params: Mapping[str, Any],
+    tags: Mapping[str, str],
+) -> Run:
+    """The run of that id, or a new one that says what it is."""
+    from mlflow.entities import Param
+    from mlflow.tracking.context.registry import resolve_tags
+
+    if run_id and exists(client, run_id):
+        return Run(run_id, client, is_new=False)
+    source = {"mlflow.source.name": os.environ.get("DVC_STAGE", name)}
+    made = client.create_run(
+        store.experiment_id(client), tags=resolve_tags({**source, **tags}), run_name=name
+    )
+    values = [Param(key, str(value)) for key, value in params.items()]
+    for first in range(0, len(values), 100):  # the API takes no more at once
+        client.log_batch(made.info.run_id, params=values[first : first + 100])
+    return Run(made.info.run_id, client, is_new=True)
+
+
+def exists(client: "MlflowClient", run_id: str) -> bool:
+    """Whether the store has a run of that id that was not deleted."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return bool(client.get_run(run_id).info.lifecycle_stage == "active")
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return False
+        raise
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A packed photo set as MLflow lists it."""
+
+    name: str
+    path: Path
+    digest: str  # SHA-256 of the set
+    context: str  # training or evaluation
+
+    def as_input(self) -> tuple[Any, str]:
+        """What ``mlflow.log_input`` takes."""
+        from mlflow.data.dataset_source_registry import resolve_dataset_source
+        from mlflow.data.meta_dataset import MetaDataset
+        from mlflow.types import Schema, TensorSpec
+
+        shape = np.load(self.path, mmap_mode="r").shape
+        schema = Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape[1:]), "photographs")])
+        source = resolve_dataset_source(str(self.path))
+        meta = MetaDataset(source, self.name, self.digest[:36], schema)  # type: ignore[abstract]
+        return meta, self.context
+
+
+def lineage() -> dict[str, str]:
+    """Where this run comes from: git commit, whether code or params differ from it, DVC's names."""
+    tags = {
+        "dvc.stage": os.environ.get("DVC_STAGE", ""),
+        "dvc.experiment": os.environ.get("DVC_EXP_NAME", ""),
+        "git.commit": _git("rev-parse", "HEAD"),
+        # What the pipeline itself writes into git, its lock and metrics, does not count.
+        "git.dirty": _dirty(),
+    }
+    return {key: value for key, value in tags.items() if value}
+
+
+def _dirty() -> str:
+    if not _git("rev-parse", "HEAD"):
+        return ""
+    changed = _git("status", "--porcelain", "--", ".", ":!dvc.lock", ":!data/results")
+    return str(bool(changed)).lower()
+
+
+def _git(*arguments: str) -> str:
+    if not (project_root() / ".git").exists():
+        return ""  # a repository further up is not this project's
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=project_root(), capture_output=True, text=True, timeout=20
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested parameters under dotted names, as the UI's table wants them."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

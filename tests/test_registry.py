@@ -1,0 +1,281 @@
+"""Styles in the registry: one version per weights, a gate, healing, and a store over HTTP."""
+
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import registry_fixtures
+import torch
+from registry_fixtures import (
+    METRICS,
+    free_port,
+    register,
+    server,
+    stop,
+    train,
+    use,
+    wait_for,
+    weights,
+)
+
+from fnst import checkpoint, registry, store, tracking
+from fnst.errors import CheckpointError, RegistryError
+
+project, empty_store = registry_fixtures.project, registry_fixtures.empty_store
+pytestmark = pytest.mark.filterwarnings("ignore:::mlflow")
+
+
+def test_a_version_says_where_it_comes_from_and_what_it_scored(project, tmp_path):
+    made = register(train(tmp_path / "a"))
+    found = registry.get("wave", 1)
+    assert made == found
+    assert found.metrics == METRICS
+    assert found.tags["git.commit"] == "abc"
+    assert found.tags["weights_sha256"] == weights(tmp_path / "a")
+    assert found.card == "Held-out total 1.5\n\nmore"
+
+
+def test_the_same_weights_stay_one_version(project, tmp_path):
+    first = register(train(tmp_path / "a"))
+    second = register(train(tmp_path / "b"))
+    assert (first.number, second.number) == (1, 1)
+    assert register(train(tmp_path / "c", seed=1)).number == 2
+
+
+def test_each_style_counts_its_own_versions(project, tmp_path):
+    register(train(tmp_path / "a"))
+    register(train(tmp_path / "b", seed=1), style="ink")
+    assert [(v.style, v.number) for v in registry.versions()] == [("ink", 1), ("wave", 1)]
+
+
+def test_a_version_is_found_by_its_weights(project, tmp_path):
+    register(train(tmp_path / "a"))
+    assert registry.find("wave", weights(tmp_path / "a")).number == 1
+    assert registry.find("wave", "0" * 64) is None
+
+
+def test_run_and_model_say_which_version_they_became(project, tmp_path):
+    made = register(train(tmp_path / "a"))
+    client = store.connect()
+    run = client.get_run(made.run_id)
+    assert run.info.run_name == "wave v1"
+    assert "results%2Fsheet.jpg" in run.data.tags["mlflow.note.content"]
+    assert run.data.metrics["held_out/total"] == 1.5
+    history = client.get_metric_history(made.run_id, "held_out/total")
+    assert [(m.step, m.value) for m in history] == [(20, 1.5)]
+    model = client.get_logged_model(run.outputs.model_outputs[0].model_id)
+    assert "fnst-wave" in model.tags["mlflow.modelVersions"]
+    assert model.experiment_id == store.experiment_id(client)
+
+
+def test_nothing_is_pickled(project, tmp_path):
+    register(train(tmp_path / "a"))
+    files = {p for p in (project / "mlartifacts").rglob("*") if p.is_file()}
+    assert {p.name for p in files} >= {"model.safetensors", "model.json", "serving.py", "MLmodel"}
+    assert not [p for p in files if p.suffix in (".pkl", ".pickle", ".pt", ".pth", ".bin")]
+    assert not [p for p in files if p.read_bytes()[:1] == b"\x80"]
+
+
+def test_a_damaged_model_is_not_registered(project, tmp_path):
+    (train(tmp_path / "a") / "model.safetensors").write_bytes(b"damaged")
+    with pytest.raises(CheckpointError, match="damaged"):
+        register(tmp_path / "a")
+    assert registry.versions() == []
+
+
+# --- the gate -------------------------------------------------------------------------------------
+
+
+def champion():
+    return registry.fetch("wave").number
+
+
+def test_the_first_version_is_champion(project, tmp_path):
+    verdict = registry.gate(register(train(tmp_path / "a")))
+    assert verdict.passed
+    assert registry.get("wave", 1).aliases == ("champion",)
+    assert registry.get("wave", 1).tags["gate"] == verdict.reason
+
+
+@pytest.mark.parametrize(("total", "expected"), [(1.4, 2), (1.5, 2), (1.6, 1)])
+def test_a_version_becomes_champion_when_it_is_no_worse(project, tmp_path, total, expected):
+    registry.gate(register(train(tmp_path / "a")))
+    verdict = registry.gate(register(train(tmp_path / "b", seed=1), total=total))
+    assert champion() == expected
+    assert verdict.passed == (expected == 2)
+    assert f"{total:.4g}" in verdict.reason
+
+
+def test_versions_that_were_judged_differently_are_not_compared(project, tmp_path):
+    registry.gate(register(train(tmp_path / "a")))
+    verdict = registry.gate(register(train(tmp_path / "b", seed=1), total=0.1, judged_by="y"))
+    assert champion() == 1
+    assert "cannot be compared" in verdict.reason
+
+
+def test_a_version_is_promoted_by_hand(project, tmp_path):
+    registry.gate(register(train(tmp_path / "a")))
+    register(train(tmp_path / "b", seed=1), total=9.0)
+    assert registry.promote("wave", 2).aliases == ("champion",)
+    assert champion() == 2
+    with pytest.raises(RegistryError, match="no version 7; its versions: 1, 2"):
+        registry.promote("wave", 7)
+
+
+# --- names that are not there ---------------------------------------------------------------------
+
+
+def test_an_empty_registry_says_what_to_run(project):
+    for ask in (lambda: registry.fetch(None), registry.only_style):
+        with pytest.raises(RegistryError, match="No model is registered yet; `make run`"):
+            ask()
+    assert registry.versions() == []
+
+
+def test_unknown_names_are_answered_with_those_that_exist(project, tmp_path):
+    register(train(tmp_path / "a"))
+    with pytest.raises(RegistryError, match="'wavy'; did you mean 'wave'"):
+        registry.fetch("wavy", number=1)
+    with pytest.raises(RegistryError, match="no version 3; its versions: 1"):
+        registry.get("wave", 3)
+    with pytest.raises(RegistryError, match="no alias 'best'; its versions: 1"):
+        registry.fetch("wave", alias="best")
+
+
+def test_the_only_style_need_not_be_named(project, tmp_path):
+    register(train(tmp_path / "a"))
+    assert registry.fetch(None, number=1).style == "wave"
+
+
+def test_of_several_styles_one_must_be_named_or_lead_params_yaml(project, tmp_path, monkeypatch):
+    register(train(tmp_path / "a"))
+    register(train(tmp_path / "b", seed=1), style="indigo-wave")
+    theirs = Path(registry.__file__).parents[1] / "params.yaml"
+    shutil.copyfile(theirs, project / "params.yaml")
+    assert registry.only_style() == "indigo-wave"
+    text = theirs.read_text().replace("  indigo-wave: {", "  other: {")
+    (project / "params.yaml").write_text(text)
+    with pytest.raises(RegistryError, match="--style; registered are: indigo-wave, wave"):
+        registry.only_style()
+
+
+def test_a_style_whose_versions_were_all_deleted(project, tmp_path):
+    register(train(tmp_path / "a"))
+    store.connect().delete_model_version("fnst-wave", "1")
+    assert registry.versions() == []
+    with pytest.raises(RegistryError, match="its versions: none"):
+        registry.versions("wave")
+
+
+def test_a_version_that_fnst_did_not_make_is_refused(project):
+    client = store.connect()
+    client.create_registered_model("fnst-wave")
+    client.create_model_version("fnst-wave", "file:///nowhere", None)
+    with pytest.raises(RegistryError, match="was not registered by fnst"):
+        registry.fetch("wave", number=1)
+
+
+# --- healing --------------------------------------------------------------------------------------
+
+
+def test_lost_files_are_said(project, tmp_path):
+    register(train(tmp_path / "a"))
+    shutil.rmtree(project / "mlartifacts")
+    with pytest.raises(RegistryError, match="cannot be had from the store"):
+        registry.fetch("wave", number=1)
+
+
+def test_a_refilled_store_never_gives_stale_weights(project, empty_store, tmp_path, monkeypatch):
+    register(train(tmp_path / "a"))
+    assert registry.fetch("wave", number=1).folder.name == weights(tmp_path / "a")
+    refilled = tmp_path / "refilled"
+    refilled.mkdir()
+    shutil.copyfile(empty_store, refilled / "mlflow.db")
+    use(refilled, monkeypatch)
+    register(train(tmp_path / "b", seed=1))
+    shutil.rmtree(project)
+    refilled.rename(project)
+    use(project, monkeypatch)
+    fetch = "from fnst import registry; print(registry.fetch('wave', number=1).folder.name)"
+    done = subprocess.run([sys.executable, "-c", fetch], capture_output=True, text=True)
+    assert done.stdout.strip() == weights(tmp_path / "b"), done.stderr
+
+
+# --- the UI ---------------------------------------------------------------------------------------
+
+
+def test_the_ui_refuses_a_port_that_is_taken(project):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(RegistryError, match=f"127.0.0.1:{port} is not free .*--port"):
+            registry.serve_ui("127.0.0.1", port)
+
+
+def test_the_ui_comes_up_and_ctrl_c_ends_all_of_it(project):
+    port = free_port()
+    code = f"from fnst import registry; registry.serve_ui('127.0.0.1', {port})"
+    ui = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(f"http://127.0.0.1:{port}/health")
+    ui.send_signal(signal.SIGINT)
+    said, errors = ui.communicate(timeout=20)
+    assert ui.returncode == 0
+    assert f"http://127.0.0.1:{port}/#/experiments/1/runs" in said
+    assert "Traceback" not in errors
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+# --- a store behind a server ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory, empty_store):
+    root = tmp_path_factory.mktemp("server")
+    shutil.copyfile(empty_store, root / "mlflow.db")
+    with closing(sqlite3.connect(root / "mlflow.db")) as database, database:
+        # The server makes the experiment itself, and so keeps its files itself.
+        for table in ("experiment_tags", "experiments"):
+            database.execute(f"DELETE FROM {table} WHERE experiment_id != 0")
+    port = free_port()
+    with server(root, port, root / "mlflow.db") as process:
+        yield f"http://127.0.0.1:{port}", process
+
+
+def test_a_server_registers_and_hands_out(project, served, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", served[0])
+    digest = weights(train(tmp_path / "a"))
+    registry.gate(register(tmp_path / "a"))
+    for wanted in ({"number": 1}, {"alias": "champion"}):
+        model = registry.fetch("wave", **wanted)
+        assert (model.number, model.folder.name) == (1, digest)
+        checkpoint.load(model.folder)
+    assert not (project / "mlartifacts").exists()
+
+
+def test_a_server_has_a_ui_of_its_own(project, served, monkeypatch, capsys):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", served[0])
+    assert registry.serve_ui("127.0.0.1", free_port()) == 0
+    assert f"UI of its own: {served[0]}/#/experiments/" in capsys.readouterr().out
+
+
+def test_a_server_that_goes_away_does_not_end_a_training(project, served, monkeypatch):
+    """The last one here: it stops the server."""
+    address, process = served
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with tracking.record("wave", run_id=None, params={}, tags={}) as run:
+        stop(process)
+        run.log(20, {"total": 1.0})
+        run.flush()
+        run.picture(torch.zeros(1, 3, 4, 4), key="sample", step=20)
+        assert run._pause > tracking.FLUSH_SECONDS
+    with pytest.raises(RegistryError, match="does not answer"):
+        registry.get("wave", 1)

@@ -1,0 +1,183 @@
+"""A training as a run: what it shows, what survives an interrupt, and a server that goes away."""
+
+import contextlib
+import subprocess
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import registry_fixtures
+import torch
+from registry_fixtures import free_port
+
+from fnst import store, tracking
+from fnst.errors import RegistryError
+
+project, empty_store = registry_fixtures.project, registry_fixtures.empty_store
+pytestmark = pytest.mark.filterwarnings("ignore:::mlflow")
+
+
+def record(run_id=None, **changed):
+    wanted = {"params": {"style.size": 512, "long": None}, "tags": {"style": "wave"}}
+    return tracking.record("wave tiny", run_id=run_id, **(wanted | changed))
+
+
+def curve(run_id, name):
+    return [(m.step, m.value) for m in store.connect().get_metric_history(run_id, name)]
+
+
+def test_a_run_shows_its_name_parameters_tags_and_curves(project):
+    with record() as run:
+        run.log(10, {"total": 2.0, "style": 1.5})
+        run.log(20, {"total": 1.0, "style": 0.5})
+    found = store.connect().get_run(run.id)
+    assert found.info.run_name == "wave tiny"
+    assert found.info.status == "FINISHED"
+    assert found.data.params == {"style.size": "512", "long": "None"}
+    assert found.data.tags["style"] == "wave"
+    assert curve(run.id, "total") == [(10, 2.0), (20, 1.0)]
+
+
+def test_the_source_is_the_stage_not_a_path_of_this_machine(project, monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "train@wave")
+    with record() as run:
+        pass
+    assert store.connect().get_run(run.id).data.tags["mlflow.source.name"] == "train@wave"
+
+
+def test_more_parameters_than_one_call_takes(project):
+    with record(params={f"p{i}": i for i in range(230)}) as run:
+        pass
+    assert len(store.connect().get_run(run.id).data.params) == 230
+
+
+def test_a_run_that_was_interrupted_goes_on_as_one(project):
+    with contextlib.suppress(KeyboardInterrupt), record() as first:
+        first.log(10, {"total": 2.0})
+        raise KeyboardInterrupt
+    assert store.connect().get_run(first.id).info.status == "FAILED"
+    with record(run_id=first.id) as second:
+        second.log(20, {"total": 1.0})
+    assert (first.is_new, second.is_new, second.id) == (True, False, first.id)
+    assert curve(first.id, "total") == [(10, 2.0), (20, 1.0)]
+    assert store.connect().get_run(first.id).info.status == "FINISHED"
+
+
+def test_a_run_that_the_store_has_lost_or_deleted_is_begun_anew(project):
+    with record() as first:
+        pass
+    store.connect().delete_run(first.id)
+    for lost in (first.id, "f" * 32):
+        with record(run_id=lost) as again:
+            pass
+        assert again.is_new
+        assert again.id != lost
+
+
+def test_to_amend_a_run_leaves_its_times_alone(project):
+    with record() as run:
+        pass
+    before = store.connect().get_run(run.id).info
+    time.sleep(0.01)
+    with tracking.amend("x", run_id=run.id, params={}, tags={}) as amended:
+        amended.log(30, {"total": 0.5})
+    after = store.connect().get_run(run.id).info
+    assert (after.end_time, after.run_name) == (before.end_time, "wave tiny")
+    assert curve(run.id, "total") == [(30, 0.5)]
+
+
+def test_to_amend_a_lost_run_makes_it_again_and_ends_it(project):
+    with tracking.amend("wave", run_id="f" * 32, params={"a": 1}, tags={}) as amended:
+        assert amended.is_new
+    found = store.connect().get_run(amended.id)
+    assert (found.info.status, found.data.params) == ("FINISHED", {"a": "1"})
+
+
+def test_pictures_fill_the_image_grid(project):
+    image = torch.zeros(1, 3, 4, 6)
+    image[:, 0] = 1
+    with record() as run:
+        run.picture(image, key="sample", step=20)
+    client = store.connect()
+    names = [file.path for file in client.list_artifacts(run.id, "images")]
+    assert [name.endswith(".png") for name in names if "sample" in name and "step+20" in name]
+    assert client.get_run(run.id).data.tags["mlflow.loggedImages"] == "True"
+
+
+def test_files_lie_beside_the_run(project, tmp_path):
+    (tmp_path / "sheet.jpg").write_bytes(b"x")
+    with record() as run:
+        run.file(tmp_path / "sheet.jpg", "results")
+    assert (project / "mlartifacts" / run.id / "artifacts" / "results" / "sheet.jpg").exists()
+
+
+def test_the_dataset_is_shown_with_its_shape_and_hash(project, tmp_path):
+    np.save(tmp_path / "train.npy", np.zeros((5, 8, 8, 3), np.uint8))
+    data = tracking.Dataset("train", tmp_path / "train.npy", "a" * 64, "training")
+    with record(datasets=[data]) as run:
+        pass
+    shown = store.connect().get_run(run.id).inputs.dataset_inputs[0]
+    assert (shown.dataset.name, shown.dataset.digest) == ("train", "a" * 36)
+    assert "8, 8, 3" in shown.dataset.schema
+    assert shown.tags[0].value == "training"
+
+
+def test_points_are_sent_while_the_training_lasts(project, monkeypatch):
+    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
+    with record() as run:
+        run._pause = 0.0
+        run.log(10, {"total": 2.0})
+        assert curve(run.id, "total") == [(10, 2.0)]
+
+
+def test_a_store_that_is_away_at_the_start_is_an_error(project, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
+    with pytest.raises(RegistryError, match="does not answer"), record():
+        pass
+
+
+def test_lineage_tells_a_changed_tree_from_a_committed_one(project):
+    def git(*arguments: str) -> None:
+        identity = ("-c", "user.name=a", "-c", "user.email=a@b")
+        subprocess.run(["git", *identity, *arguments], cwd=project, check=True, capture_output=True)
+
+    assert "git.commit" not in tracking.lineage()
+    (project / ".gitignore").write_text("mlflow.db*\n")
+    (project / "code.py").write_text("a = 1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "x")
+    assert tracking.lineage()["git.dirty"] == "false"
+    (project / "dvc.lock").write_text("made by the pipeline")
+    assert tracking.lineage()["git.dirty"] == "false"
+    (project / "code.py").write_text("a = 2")
+    assert tracking.lineage()["git.dirty"] == "true"
+
+
+def test_lineage_names_dvcs_stage_and_experiment(project, monkeypatch):
+    monkeypatch.setenv("DVC_STAGE", "train@wave")
+    monkeypatch.setenv("DVC_EXP_NAME", "tidy-fox")
+    tags = tracking.lineage()
+    assert (tags["dvc.stage"], tags["dvc.experiment"]) == ("train@wave", "tidy-fox")
+
+
+def test_nested_parameters_get_dotted_names():
+    assert tracking.flatten({"a": 1, "b": {"c": {"d": 2}}}) == {"a": 1, "b.c.d": 2}
+
+
+def test_system_metrics_are_sampled(project, monkeypatch):
+    import mlflow
+
+    asked = mlflow.set_system_metrics_sampling_interval
+    monkeypatch.setattr(mlflow, "set_system_metrics_sampling_interval", lambda _: asked(0.2))
+    with record() as run:
+        time.sleep(1)
+    names = store.connect().get_run(run.id).data.metrics
+    assert any(name.startswith("system/cpu") for name in names)
+
+
+def test_no_path_is_written_outside_the_project(project):
+    with record():
+        pass
+    assert not Path("mlruns").exists()
