@@ -1,0 +1,485 @@
+"""The command line, on a real sqlite store that holds two versions of a tiny style."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = ("stylize", "models", "show", "promote", "ui", "summary")
+
+
+@pytest.fixture(scope="session")
+def projects(tmp_path_factory):
+    """A project with an empty store, and the same after two versions of the style `ink`.
+
+    Making a fresh store takes seconds; a copy takes none.
+    """
+    from fnst import checkpoint, registry, store, tracking
+    from fnst.network import TransformerNetwork
+
+    home = tmp_path_factory.mktemp("projects")
+    full, empty = home / "full", home / "empty"
+    full.mkdir()
+    shutil.copy(ROOT / "params.yaml", full)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FNST_ROOT", str(full))
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        store.connect()
+        shutil.copytree(full, empty)
+        for number in (1, 2):
+            torch.manual_seed(number)
+            folder = home / f"model-{number}"
+            network = TransformerNetwork(width=4, blocks=1)
+            checkpoint.save(folder, network, style="ink", training={})
+            with tracking.record(f"ink {number}", run_id=None, params={}, tags={}) as run:
+                registry.register(
+                    folder,
+                    style="ink",
+                    run_id=run.id,
+                    metrics={"content": 0.5, "style": 0.75, "total": 9.5, "relative_total": 0.25},
+                    tags={"gate": f"gate of {number}"},
+                    card=f"# ink\n\nThe card [of] version {number}.",
+                )
+        registry.promote("ink", 1)
+    return home
+
+
+@dataclass
+class Said:
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def place(projects, tmp_path, monkeypatch):
+    """A copy of the full project, an empty cache, and a folder of photographs to stand in."""
+    monkeypatch.setenv("FNST_ROOT", str(tmp_path / "project"))
+    monkeypatch.setenv("FNST_CACHE", str(tmp_path / "cache"))
+    for name in ("MLFLOW_TRACKING_URI", "FNST_DEBUG"):
+        monkeypatch.setenv(name, "")
+    shutil.copytree(projects / "full", tmp_path / "project")
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    monkeypatch.chdir(photos)
+    gray = Image.fromarray(np.full((21, 34, 3), 120, np.uint8))
+    gray.save("photo.jpg")
+    gray.save("other.png")
+    Path("text.jpg").write_text("no picture")
+    Path("folder").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def fnst(place, capsys, monkeypatch):
+    """Run a command in this process."""
+    from fnst import cli
+
+    def run(*words, code=0):
+        monkeypatch.setattr(sys, "argv", ["fnst", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = Said(ended.value.code or 0, *capsys.readouterr())
+        assert said.code == code, said
+        return said
+
+    return run
+
+
+def size_and_format(path):
+    with Image.open(path) as image:
+        return image.size, image.format
+
+
+# --- stylize --------------------------------------------------------------------------------------
+
+
+def test_a_photo_keeps_its_size_and_format_and_the_version_is_said(fnst):
+    said = fnst("stylize", "--model-version", "2", "photo.jpg")
+    assert said.out == "Stylized with ink version 2: photo-ink-v2.jpg\n"
+    assert said.err == ""
+    assert size_and_format("photo-ink-v2.jpg") == ((34, 21), "JPEG")
+
+
+def test_the_champion_paints_when_no_version_is_named(fnst):
+    fnst("stylize", "photo.jpg")
+    fnst("stylize", "--style", "ink", "--alias", "champion", "other.png")
+    assert Path("photo-ink-v1.jpg").exists()
+    assert Path("other-ink-v1.png").exists()
+
+
+def test_versions_paint_differently(fnst):
+    for number in (1, 2):
+        fnst("stylize", "-m", number, "other.png")
+    assert Path("other-ink-v1.png").read_bytes() != Path("other-ink-v2.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("output", "result"),
+    [
+        ("wave.png", "wave.png"),
+        ("folder", "folder/photo-ink-v1.jpg"),
+        ("new/deep", "new/deep/photo-ink-v1.jpg"),
+        ("with.dot/", "with.dot/photo-ink-v1.jpg"),
+    ],
+)
+def test_output_is_a_file_or_a_folder(fnst, output, result):
+    said = fnst("stylize", "photo.jpg", "-o", output)
+    assert result in said.out
+    assert Path(result).exists()
+
+
+def test_a_format_that_cannot_be_written_becomes_png_and_it_is_said(fnst):
+    Image.new("P", (20, 20)).save("drawing.gif")
+    said = fnst("stylize", "drawing.gif")
+    assert said.err == "note: drawing.gif became a .png; fnst writes no .gif files\n"
+    assert size_and_format("drawing-ink-v1.png") == ((20, 20), "PNG")
+    assert fnst("stylize", "drawing.gif", "-o", "asked-for.png").err == ""
+
+
+def test_one_bad_photo_does_not_stop_the_others(fnst):
+    said = fnst("stylize", "text.jpg", "no/x.jpg", "photo.jpg", "other.png", "-o", "out", code=1)
+    assert sorted(path.name for path in Path("out").iterdir()) == [
+        "other-ink-v1.png",
+        "photo-ink-v1.jpg",
+    ]
+    assert said.out.splitlines() == [
+        "out/photo-ink-v1.jpg",
+        "out/other-ink-v1.png",
+        "2 of 4 photos stylized with ink version 1, in out/",
+    ]
+    assert said.err.splitlines() == [
+        "error: text.jpg: this is not a picture that can be read.",
+        "error: no/x.jpg: there is no such file.",
+        "error: 2 of 4 photos could not be stylized.",
+    ]
+
+
+@pytest.mark.parametrize("name", ["-dash.png", "two words é 日本.png"])
+def test_any_filename_will_do(fnst, name):
+    shutil.copy("other.png", f"./{name}")
+    fnst("stylize", "--", name)
+    assert Path(name.replace(".png", "-ink-v1.png")).exists()
+
+
+def test_paths_are_relative_to_where_the_reader_stands(fnst, place, monkeypatch):
+    monkeypatch.chdir(place)
+    said = fnst("stylize", "photos/photo.jpg")
+    assert said.out.endswith(": photos/photo-ink-v1.jpg\n")
+    assert (place / "photos/photo-ink-v1.jpg").exists()
+
+
+def test_a_result_is_replaced_only_when_that_is_asked_for(fnst):
+    Path("photo-ink-v1.jpg").write_text("precious")
+    said = fnst("stylize", "photo.jpg", "other.png", code=1)
+    assert "photo-ink-v1.jpg is there already; say --overwrite" in said.err
+    assert Path("photo-ink-v1.jpg").read_text() == "precious"
+    assert not Path("other-ink-v1.png").exists()
+    fnst("stylize", "photo.jpg", "--overwrite")
+    assert size_and_format("photo-ink-v1.jpg") == ((34, 21), "JPEG")
+
+
+@pytest.mark.parametrize(
+    ("harm", "file"),
+    [
+        (lambda path: path.write_bytes(b"garbage"), "model.safetensors"),
+        (lambda path: path.write_text('{"format": "of another program"}'), "model.json"),
+        (lambda path: path.unlink(), "model.json"),
+    ],
+)
+def test_a_damaged_model_in_the_cache_is_fetched_anew(fnst, place, harm, file):
+    fnst("stylize", "other.png")
+    first = Path("other-ink-v1.png").read_bytes()
+    [cached] = (path for path in (place / "cache/models").iterdir() if path.is_dir())
+    harm(cached / file)
+    fnst("stylize", "other.png", "--overwrite")
+    assert Path("other-ink-v1.png").read_bytes() == first
+
+
+def test_a_model_that_is_damaged_in_the_store_too_is_refused(fnst, place):
+    for path in (place / "project/mlartifacts").rglob("model.safetensors"):
+        path.write_bytes(b"garbage")
+    said = fnst("stylize", "photo.jpg", code=1)
+    assert "is damaged" in said.err
+    assert not Path("photo-ink-v1.jpg").exists()
+
+
+# --- what goes wrong is one sentence --------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("stylize -m 7 photo.jpg", "Style ink has no version 7; its versions: 1, 2."),
+        ("stylize -s inc photo.jpg", "no registered style 'inc'; did you mean 'ink'?"),
+        ("stylize -a best photo.jpg", "Style ink has no alias 'best'; its versions: 1, 2."),
+        ("stylize text.jpg", "text.jpg: this is not a picture that can be read."),
+        ("stylize nothing.jpg", "nothing.jpg: there is no such file."),
+        ("stylize folder", "folder: expected a picture, got a folder."),
+        ("stylize photo.jpg -d cuda:77", "there is no cuda:77 in this machine; use --device cpu."),
+        ("stylize photo.jpg -d gpu", "expected a device such as cpu, cuda or mps, got 'gpu'."),
+        ("stylize photo.jpg -o photo.jpg --overwrite", "photo.jpg is a photo to repaint itself"),
+        ("stylize photo.jpg folder/../photo.jpg", "would both become"),
+        ("stylize photo.jpg -o other.png", "other.png is there already; say --overwrite"),
+        ("stylize photo.jpg -o x.gif", "x.gif: expected an ending that fnst writes"),
+        ("stylize photo.jpg -o text.jpg/in/x.png", "text.jpg/in: this folder cannot be made"),
+        ("show -m 7", "Style ink has no version 7; its versions: 1, 2."),
+        ("show -a best", "Style ink has no alias 'best'; its versions: 2, 1."),
+        ("promote 7", "Style ink has no version 7; its versions: 1, 2."),
+        ("models -s inc", "no registered style 'inc'; did you mean 'ink'?"),
+        ("summary", "Nothing is registered from this folder yet; run `dvc repro` first."),
+    ],
+)
+def test_an_error_is_one_sentence_and_nothing_is_written(fnst, words, sentence):
+    before = sorted(Path().rglob("*"))
+    said = fnst(*words.split(), code=1)
+    assert said.err.startswith("error: ")
+    assert said.err.count("\n") == 1
+    assert sentence in said.err
+    assert said.out == ""
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("stylise photo.jpg", "Did you mean 'stylize'?"),
+        ("stylize", "Missing argument 'PHOTO'"),
+        ("stylize photo.jpg --model-versions 1", "No such option: --model-versions"),
+        ("stylize photo.jpg -m 0", "greater than or"),
+        ("stylize photo.jpg -m one", "valid integer"),
+        ("stylize photo.jpg -m 1 -a champion", "either --model-version or --alias"),
+        ("stylize photo.jpg other.png -o one.png", "one.png is one file, but there are 2 photos"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(fnst, words, message):
+    assert message in fnst(*words.split(), code=2).err
+
+
+def test_same_named_photos_do_not_share_a_result(fnst):
+    shutil.copy("photo.jpg", "folder/photo.jpg")
+    said = fnst("stylize", "photo.jpg", "folder/photo.jpg", "-o", "out", code=1)
+    assert "photo.jpg and folder/photo.jpg would both become out/photo-ink-v1.jpg" in said.err
+    assert not Path("out").exists()
+
+
+def test_what_may_not_be_read_or_written_is_said(fnst):
+    Path("photo.jpg").chmod(0)
+    if os.access("photo.jpg", os.R_OK):
+        pytest.skip("root may read and write everything")
+    assert "may not be read by you" in fnst("stylize", "photo.jpg", code=1).err
+    Path("folder").chmod(0o500)
+    assert "cannot be written" in fnst("stylize", "other.png", "-o", "folder", code=1).err
+
+
+def test_an_empty_store_says_what_to_run(fnst, projects, place):
+    shutil.rmtree(place / "project")
+    shutil.copytree(projects / "empty", place / "project")
+    for words in ("stylize photo.jpg", "show", "promote 1"):
+        said = fnst(*words.split(), code=1)
+        assert said.err == (
+            "error: No model is registered yet; `make run` (or `dvc repro`) makes one.\n"
+        )
+    assert "No model is registered yet" in fnst("models").out
+    assert json.loads(fnst("models", "--json").out) == []
+
+
+def test_a_server_that_does_not_answer_is_named(fnst, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    said = fnst("stylize", "photo.jpg", code=1)
+    assert said.err.startswith("error: The MLflow store at http://127.0.0.1:9 does not answer")
+    assert said.err.count("\n") == 1
+
+
+def test_a_root_that_is_no_project_is_refused_and_left_as_it_is(fnst, place, monkeypatch):
+    monkeypatch.setenv("FNST_ROOT", str(place / "photos/folder"))
+    for words in ("stylize photo.jpg", "models", "show", "promote 1", "ui"):
+        assert "is no fnst project: it has no params.yaml" in fnst(*words.split(), code=1).err
+    assert "params.yaml cannot be read" in fnst("summary", code=1).err
+    assert not list(Path("folder").iterdir())
+
+
+@pytest.mark.parametrize("words", ["--debug stylize text.jpg", "stylize text.jpg --debug"])
+def test_a_traceback_is_shown_only_when_asked_for(fnst, words):
+    assert "Traceback" not in fnst("stylize", "text.jpg", code=1).err
+    said = fnst(*words.split(), code=1)
+    assert "Traceback (most recent call last)" in said.err
+    assert said.err.endswith("error: text.jpg: this is not a picture that can be read.\n")
+
+
+def test_even_the_unexpected_is_one_sentence(fnst, place):
+    results = place / "project/data/results/indigo-wave"
+    results.mkdir(parents=True)
+    (results / "registered.json").write_text("{}")
+    said = fnst("summary", code=1)
+    assert said.err.startswith("error: something that fnst did not expect (KeyError: 'version')")
+    assert said.err.count("\n") == 1
+
+
+# --- the registry ---------------------------------------------------------------------------------
+
+
+def test_models_are_listed_whole_where_nobody_watches(fnst):
+    heading, newest, oldest, *rest = fnst("models").out.splitlines()
+    assert heading.split()[:4] == ["style", "version", "alias", "registered"]
+    assert heading.split()[4:] == ["content", "style", "loss", "total"]
+    assert newest.split()[:2] == ["ink", "2"]
+    assert oldest.split()[:3] == ["ink", "1", "champion"]
+    assert oldest.split()[-4:] == ["0.500", "0.750", "9.500", "(25%)"]
+    assert "held-out photographs" in rest[-1]
+
+
+def test_models_as_json_are_for_programs(fnst):
+    newest, oldest = json.loads(fnst("models", "--style", "ink", "--json").out)
+    assert (newest["style"], newest["version"], newest["aliases"]) == ("ink", 2, [])
+    assert (oldest["version"], oldest["aliases"]) == (1, ["champion"])
+    assert oldest["metrics"]["total"] == 9.5
+
+
+@pytest.mark.parametrize(
+    ("words", "number"), [("-m 1", 1), ("-m 2", 2), ("", 1), ("-a champion", 1)]
+)
+def test_show_has_the_card_of_each_version(fnst, words, number):
+    said = fnst("show", *words.split()).out
+    assert f"ink version {number}" in said
+    assert f"gate of {number}" in said
+    assert f"The card [of] version {number}." in said
+
+
+def test_promote_moves_the_champion(fnst):
+    fnst("stylize", "photo.jpg")
+    assert fnst("promote", "2").out == "ink: version 2 is the champion now\n"
+    assert "version 2 (champion)" in fnst("show").out
+    assert "ink version 2" in fnst("stylize", "photo.jpg").out
+
+
+def test_summary_says_what_was_made_and_what_to_do_next(fnst, place):
+    results = place / "project/data/results/indigo-wave"
+    results.mkdir(parents=True)
+    (results / "registered.json").write_text('{"version": 3, "weights_sha256": "abcdef0123"}')
+    (results / "metrics.json").write_text(
+        '{"content": 0.5, "style": 0.7, "total": 1.2, "relative_total": 0.4, "photographs": 2}'
+    )
+    (results / "stylized-abcdef01.jpg").touch()  # as an earlier summary left it
+    said = fnst("summary").out
+    assert "indigo-wave, version 3, on 2 held-out photographs" in said
+    for wanted in (
+        "sheet.jpg",
+        "stylized-abcdef01.jpg",
+        "fnst stylize --model-version 3 photo.jpg",
+        "fnst ui",
+        "coco",
+    ):
+        assert wanted in said
+
+
+# --- help -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_every_command_has_examples_of_one_line(fnst, command):
+    lines = fnst(command, "--help").out.splitlines()
+    examples = [line for line in lines if line.startswith("  • ")]
+    assert examples
+    assert all(line.startswith(f"  • fnst {command}") for line in examples)
+
+
+def test_help_and_version(fnst):
+    said = fnst("--help").out
+    assert all(f" {command} " in said for command in COMMANDS)
+    assert "fnst stylize --model-version 3 photo.jpg" in said
+    assert fnst("--version").out.startswith("fnst 0.")
+
+
+# --- whole processes ------------------------------------------------------------------------------
+
+
+def python(code, *words):
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        timeout=120,
+    )
+
+
+def test_a_version_used_before_starts_without_the_slow_imports(fnst):
+    fnst("stylize", "--model-version", "2", "other.png")
+    done = python(
+        """
+import sys
+from fnst.cli import main
+try:
+    main()
+except SystemExit as ended:
+    assert not ended.code, ended.code
+slow = {"mlflow", "torchvision", "pandas", "dvc", "sqlalchemy", "matplotlib"} & set(sys.modules)
+assert not slow, slow
+""",
+        *("stylize", "--model-version", "2", "photo.jpg"),
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "Stylized with ink version 2: photo-ink-v2.jpg\n"
+
+
+def test_what_trains_and_stylizes_needs_neither_mlflow_nor_dvc_nor_typer():
+    done = python(
+        """
+import sys
+for name in ("mlflow", "dvc", "typer"):
+    sys.modules[name] = None
+import benchmarks.__main__
+import fnst.checkpoint, fnst.evaluation, fnst.images, fnst.losses, fnst.photos, fnst.training
+import torch
+from fnst.network import TransformerNetwork
+from fnst.stylize import stylize
+print(stylize(TransformerNetwork(width=4, blocks=1), torch.rand(1, 3, 20, 30)).shape)
+assert benchmarks.__main__.main([]) == 0
+"""
+    )
+    assert done.returncode == 0, done.stderr
+    assert "torch.Size([1, 3, 20, 30])" in done.stdout
+
+
+def test_ctrl_c_ends_quietly_and_leaves_no_half_file(fnst):
+    fnst("stylize", "other.png")  # from here on it starts at once
+    Image.new("RGB", (4000, 3000)).save("large.png")
+    before = sorted(path.name for path in Path().iterdir())
+    command = [sys.executable, "-m", "fnst.cli", "stylize", "photo.jpg", "large.png"]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "photo-ink-v1.jpg\n"
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "Traceback" not in said[1]
+    assert sorted(path.name for path in Path().iterdir()) == sorted([*before, "photo-ink-v1.jpg"])
+
+
+def test_a_reader_that_goes_away_is_no_error_to_read_about():
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fnst.cli", "--version"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.wait(timeout=60)
+    process.stderr.close()
