@@ -1,0 +1,23 @@
+"""The pipeline's stages, run by DVC: parameters in, library calls, declared outs written."""
+
+import sys
+from collections.abc import Callable
+
+from fnst.errors import FnstError, ParamsError
+
+
+def run(stage: Callable[[], None]) -> None:
+    """Run a stage; what goes wrong on purpose ends in one sentence and exit code 1."""
+    try:
+        stage()
+    except FnstError as error:
+        sys.exit(f"error: {error}")
+
+
+def style_named() -> str:
+    """The style that the command line names, for the stages that run once per style."""
+    if len(sys.argv) != 2:
+        raise ParamsError(
+            "expected the name of a style, as in `python -m stages.train great-wave`."
+        )
+    return sys.argv[1]

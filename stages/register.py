@@ -1,0 +1,125 @@
+"""Register: one trained and judged style as a version in MLflow, with its lineage.
+
+Runs on every `dvc repro` and does nothing when the version is there: so a lost or other MLflow
+store is filled again from data/.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fnst import checkpoint, files, images, journal, registry, tracking
+from fnst.registry import Version
+from stages import run, style_named
+
+DATA = Path("data")
+
+
+def main() -> None:
+    """Register the style named on the command line, unless its weights are a version already."""
+    name = style_named()
+    models, results = DATA / "models" / name, DATA / "results" / name
+    card = checkpoint.read_card(models)
+    version = registry.find(name, card["weights_sha256"])
+    if version:
+        print(f"register {name}: version {version.number} has these weights already")
+    else:
+        version = _register(name, card, models, results)
+    if "gate" not in version.tags:  # new, or an earlier run was interrupted right here
+        print(f"register {name}: version {version.number}, {registry.gate(version).reason}")
+    _record(results, version, card["weights_sha256"])
+
+
+def _register(name: str, card: dict[str, Any], models: Path, results: Path) -> Version:
+    """Complete the run of the training, or make it again, and a version of it."""
+    trained = card["training"]
+    metrics = files.read_json(results / "metrics.json")
+    hashes = {key: value for key, value in trained.items() if key.endswith("_sha256")}
+    tags = {
+        **trained["lineage"],
+        **hashes,
+        "style": name,
+        "recipe": trained["params"]["recipe"],
+        "params": json.dumps(trained["params"]),
+    }
+    with tracking.amend(
+        f"{name} {trained['params']['recipe']}",
+        run_id=files.read_json(models / journal.RUN)["run_id"],
+        params=tracking.flatten(trained["params"]),
+        tags=tags,
+    ) as tracked:
+        if tracked.is_new:
+            _replay(models, tracked)
+        for file in ("sheet.jpg", "photographs.csv", "metrics.json", "train.json"):
+            tracked.file(results / file, "results")
+        return registry.register(
+            models,
+            style=name,
+            run_id=tracked.id,
+            metrics=metrics,
+            tags={**tags, "judged_by": files.read_json(results / "judged_by.json")["sha256"]},
+            card=_card(name, card, metrics, tags),
+        )
+
+
+def _record(results: Path, version: Version, weights: str) -> None:
+    """Say for the reader, and for `fnst summary`, which version these files are."""
+    files.write_json(
+        results / "registered.json",
+        {"style": version.style, "version": version.number, "weights_sha256": weights},
+    )
+    print(
+        f"register {version.style}: try `fnst stylize --style {version.style} "
+        f"--model-version {version.number} photo.jpg`"
+    )
+
+
+def _replay(models: Path, tracked: tracking.Run) -> None:
+    """Fill a run that this store does not have with what the training left on disk."""
+    for row in files.read_numbers(models / journal.CURVE):
+        step = int(row.pop("step"))
+        tracked.log(step, {key: value for key, value in row.items() if key != "seconds"})
+    for path in sorted((models / journal.SAMPLES).glob("step-*.jpg")):
+        step = int(path.stem.removeprefix("step-"))
+        tracked.picture(images.load(path).rgb, key="sample", step=step)
+
+
+def _card(name: str, card: dict[str, Any], metrics: dict[str, float], tags: dict[str, str]) -> str:
+    """The model card, Markdown; MLflow's list of versions shows its first line."""
+    trained = card["training"]
+    style, loss = trained["params"]["style"], trained["params"]["loss"]
+    origin = "\n".join(f"- {key}: `{value}`" for key, value in sorted(tags.items()))
+    return f"""Held-out total {metrics["total"]:.3f} ({metrics["relative_total"]:.0%}): \
+photographs repainted in the style of `{style["image"]}`.
+
+    fnst stylize --style {name} photo.jpg
+
+Any picture goes in (RGB, sRGB); the same size comes out.
+
+## On {metrics["photographs"]} photographs it never saw
+
+Means; lower is better.
+
+- content: {metrics["content"]:.4g}, how far the result's structure is from the photograph's
+- style: {metrics["style"]:.4g}, how far its texture is from the painting's; \
+{metrics["relative_style"]:.0%} of what the untouched photographs score
+- total: {metrics["total"]:.4g}, both, weighted; {metrics["relative_total"]:.0%} of what the \
+untouched photographs score
+
+## How it was made
+
+{trained["steps"]} steps on {trained["photographs"]} photographs, recipe `{tags["recipe"]}`, \
+content weight {style["content_weight"]:g}, style weight {style["style_weight"]:g}, loss network \
+`{loss["network"]}`.
+
+{origin}
+- weights_sha256: `{card["weights_sha256"]}`
+
+## Limits
+
+Made for one style. Faces and fine print lose detail.
+"""
+
+
+if __name__ == "__main__":
+    run(main)
