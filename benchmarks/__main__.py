@@ -1,0 +1,100 @@
+"""Run benchmarks by name: `python -m benchmarks cold-start --json`, or all with `--all`."""
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from benchmarks import Result, UnavailableError, cold_start
+from fnst.params import nearest
+
+# name -> a function that yields results; its docstring says what is measured and against what.
+BENCHMARKS: dict[str, Callable[[], Iterable[Result]]] = {
+    "cold-start": cold_start.measure,
+}
+
+COLUMNS = ("name", "value", "unit", "ratio", "limit")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the command line names; 1 when something could not be measured here."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="none lists them")
+    parser.add_argument("--all", action="store_true", help="run every benchmark")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="one JSON object a line")
+    form.add_argument("--markdown", action="store_true", help="a page, as docs/benchmarks.md is")
+    given = parser.parse_args(arguments)
+    for name in given.names:
+        if name not in BENCHMARKS:
+            parser.error(f"there is no benchmark {name!r}{nearest(name, BENCHMARKS)}")
+    names = list(BENCHMARKS) if given.all else given.names
+    if not names:
+        _list()
+        return 0
+    write = _json if given.json else _markdown if given.markdown else _table
+    failures: list[str] = []
+    write(_measured(names, failures))
+    return 1 if failures else 0
+
+
+def _list() -> None:
+    for name, measure in BENCHMARKS.items():
+        print(f"{name:16} {_doc(measure).splitlines()[0]}")
+
+
+def _doc(measure: Callable[[], Iterable[Result]]) -> str:
+    return inspect.getdoc(measure) or ""
+
+
+def _measured(names: Sequence[str], failures: list[str]) -> Iterator[tuple[str, Result]]:
+    """The results of each benchmark as they come; what cannot run here is said and left out."""
+    for name in names:
+        try:
+            for result in BENCHMARKS[name]():
+                yield name, result
+        except UnavailableError as error:
+            print(f"error: {name}: {error}", file=sys.stderr)
+            failures.append(name)
+
+
+def _json(results: Iterable[tuple[str, Result]]) -> None:
+    for _, result in results:
+        print(json.dumps(result.as_json()), flush=True)
+
+
+def _table(results: Iterable[tuple[str, Result]]) -> None:
+    found = [result for _, result in results]
+    if not found:
+        return
+    rows = [COLUMNS, *(_cells(result) for result in found)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip())
+    print(f"\n{found[0].machine}; torch {found[0].torch}")
+
+
+def _cells(result: Result) -> tuple[str, ...]:
+    ratio = "" if result.ratio is None else f"{result.ratio:.2f}"
+    limit = "" if result.limit is None else f"{result.limit:.0%}"
+    return result.name, f"{result.value:.4g}", result.unit, ratio, limit
+
+
+def _markdown(results: Iterable[tuple[str, Result]]) -> None:
+    by_name: dict[str, list[Result]] = {}
+    for name, result in results:
+        by_name.setdefault(name, []).append(result)
+    print("# Benchmarks\n\n`make bench` measures this page anew. A ratio is to a baseline that ran")
+    print("in turns with ours; above 1 is better. A limit is the share of this machine's measured")
+    print("peak.")
+    for name, found in by_name.items():
+        print(f"\n## {name}\n\n{_doc(BENCHMARKS[name])}\n")
+        print(f"| {' | '.join(COLUMNS)} |\n|---|---:|---|---:|---:|")
+        for result in found:
+            print(f"| {' | '.join(_cells(result))} |")
+        print(f"\nMachine: {found[0].machine}; torch {found[0].torch}.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

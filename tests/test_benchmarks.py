@@ -1,0 +1,79 @@
+"""`python -m benchmarks`: what it promises to print; how fast anything is, is not tested here."""
+
+import json
+
+import pytest
+
+from benchmarks import Result, UnavailableError
+from benchmarks.__main__ import BENCHMARKS, main
+
+KEYS = {"name", "value", "unit", "ratio", "limit", "machine", "torch"}
+
+
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    """A benchmark that takes no time, and one that cannot run here."""
+
+    def counting():
+        """Counting to three."""
+        yield Result("counting/3", 3.0, "s", ratio=1.25, limit=0.5)
+        yield Result("counting/none", 0.0, "s")
+
+    def impossible():
+        """Never runs."""
+        raise UnavailableError("needs a machine that nobody has.")
+        yield
+
+    for name in list(BENCHMARKS):
+        monkeypatch.delitem(BENCHMARKS, name)
+    monkeypatch.setitem(BENCHMARKS, "counting", counting)
+    monkeypatch.setitem(BENCHMARKS, "impossible", impossible)
+
+
+def test_json_is_one_object_a_line_with_the_promised_keys(capsys):
+    assert main(["counting", "--json"]) == 0
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert set(first) == set(second) == KEYS
+    assert (first["name"], first["value"], first["unit"]) == ("counting/3", 3.0, "s")
+    assert (first["ratio"], first["limit"]) == (1.25, 0.5)
+    assert (second["ratio"], second["limit"]) == (None, None)
+    assert "cores" in first["machine"]
+    assert first["torch"][0].isdigit()
+
+
+def test_a_table_names_the_machine(capsys):
+    main(["counting"])
+    heading, row, *_, machine = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["name", "value", "unit", "ratio", "limit"]
+    assert row.split() == ["counting/3", "3", "s", "1.25", "50%"]
+    assert "torch" in machine
+
+
+def test_a_page_has_a_section_for_each_benchmark(capsys):
+    main(["--all", "--markdown"])
+    page = capsys.readouterr().out
+    assert "## counting\n\nCounting to three.\n" in page
+    assert "| counting/3 | 3 | s | 1.25 | 50% |" in page
+    assert "Machine: " in page
+
+
+def test_without_a_name_they_are_listed_and_none_runs(capsys):
+    assert main([]) == 0
+    assert capsys.readouterr().out.split("\n")[0].split(maxsplit=1) == [
+        "counting",
+        "Counting to three.",
+    ]
+
+
+def test_an_unknown_name_is_wrong_usage_with_the_nearest(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["countin"])
+    assert ended.value.code == 2
+    assert "no benchmark 'countin'; did you mean 'counting'?" in capsys.readouterr().err
+
+
+def test_what_cannot_run_here_is_said_and_does_not_stop_the_others(capsys):
+    assert main(["impossible", "counting", "--json"]) == 1
+    said = capsys.readouterr()
+    assert said.err == "error: impossible: needs a machine that nobody has.\n"
+    assert len(said.out.splitlines()) == 2
