@@ -174,11 +174,19 @@ def load_state(path: Path, network: nn.Module, optimizer: Optimizer, *, fingerpr
         return 0
     network.load_state_dict(_below(tensors, "network."))
     state: dict[int, dict[str, Tensor]] = {}
+    parameters = list(network.parameters())
     for name, value in _below(tensors, "optimizer.").items():
         index, _, key = name.partition(".")
-        state.setdefault(int(index), {})[key] = value
+        state.setdefault(int(index), {})[key] = _laid_out_as(value, parameters[int(index)])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     return int(saved["step"])
+
+
+def _laid_out_as(value: Tensor, parameter: Tensor) -> Tensor:
+    """Give a moment the memory layout of its parameter: the fused kernel pairs them by position."""
+    if value.shape != parameter.shape:
+        return value  # the step counter
+    return torch.empty_like(parameter, device=value.device).copy_(value).detach()
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -204,19 +204,22 @@ def test_precision_is_as_asked_for():
 # --- going on after an interrupt ------------------------------------------------------------------
 
 
-def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(loss, tmp_path):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
+    loss, tmp_path, layout
+):
     path = tmp_path / "state.safetensors"
     rate = warmup_cosine(0.01, warmup=2, steps=6)
-    whole = network()
+    whole = network().to(memory_format=layout)
     reports = run(whole, loss, steps=6, schedule=rate)
 
-    first = network()
+    first = network().to(memory_format=layout)
     optimizer = adam(first, 0.01)
     stream = train(first, loss, optimizer, batches(), steps=6, schedule=rate)
     for step, _ in itertools.islice(stream, 3):
         save_state(path, first, optimizer, step=step, fingerprint="a")
 
-    second = network(seed=9)
+    second = network(seed=9).to(memory_format=layout)
     optimizer = adam(second, 0.01)
     start = load_state(path, second, optimizer, fingerprint="a")
     assert start == 3
