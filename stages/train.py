@@ -59,12 +59,7 @@ def main() -> None:
         "loss_network_sha256": files.sha256(vgg),
         "photographs_sha256": files.sha256(DATA / "photos" / "report.json"),
     }
-
-    shown = {
-        **described,
-        "photos": asdict(wanted.chosen.photos),
-        "evaluate": asdict(wanted.chosen.evaluate),
-    }
+    shown = {**described, "photos": asdict(wanted.chosen.photos)}
     lineage = tracking.lineage()
 
     journal = Journal(DATA / "models" / f"{name}.partial", _fingerprint(described | hashes))
