@@ -296,6 +296,19 @@ def test_a_clone_with_pulled_models_stylizes_without_training(project, tmp_path)
 
 def test_an_interrupted_training_goes_on_where_it_stopped(project):
     project.params(lambda values: values["recipes"]["laptop"]["train"].update(steps=4000, seed=5))
+    said, stopped = train_until(project, 12)
+    assert "`dvc repro` goes on from there" in said
+    run = json.loads((project.folder / "data/models/one.partial/run.json").read_text())
+
+    # Another length would be another training, so the rest is cut short by stopping it again.
+    said, further = train_until(project, (stopped + 6) // 4 * 4 + 4)
+    assert f"going on after step {stopped} of 4000" in said
+    assert further > stopped
+    assert json.loads((project.folder / "data/models/one.partial/run.json").read_text()) == run
+
+
+def train_until(project, step):
+    """Train, interrupt when the sample of that step is there; what was said, and the last step."""
     training = subprocess.Popen(
         [sys.executable, "-m", "stages.train", "one"],
         cwd=project.folder,
@@ -304,33 +317,11 @@ def test_an_interrupted_training_goes_on_where_it_stopped(project):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    curve = project.folder / "data/models/one.partial/samples/step-000012.jpg"
+    sample = project.folder / f"data/models/one.partial/samples/step-{step:06d}.jpg"
     deadline = time.monotonic() + 120
-    while not curve.exists() and time.monotonic() < deadline:
+    while not sample.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     training.send_signal(signal.SIGINT)
     said, _ = training.communicate(timeout=60)
     assert training.returncode == 130, said
-    assert "`dvc repro` goes on from there" in said
-    stopped = int(said.split("stopped after step ")[1].split(";")[0])
-    run = json.loads((project.folder / "data/models/one.partial/run.json").read_text())
-
-    done = stopped + 6
-    # The length is part of what a training is; asking for another one would begin anew, so the
-    # rest is shortened by stopping it again.
-    again = subprocess.Popen(
-        [sys.executable, "-m", "stages.train", "one"],
-        cwd=project.folder,
-        env=project.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    sample = project.folder / f"data/models/one.partial/samples/step-{done // 4 * 4 + 4:06d}.jpg"
-    while not sample.exists() and time.monotonic() < deadline + 60:
-        time.sleep(0.1)
-    again.send_signal(signal.SIGINT)
-    said, _ = again.communicate(timeout=60)
-    assert f"going on after step {stopped} of 4000" in said
-    assert int(said.split("stopped after step ")[1].split(";")[0]) > stopped
-    assert json.loads((project.folder / "data/models/one.partial/run.json").read_text()) == run
+    return said, int(said.split("stopped after step ")[1].split(";")[0])
