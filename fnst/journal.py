@@ -1,8 +1,8 @@
 """What a training keeps on disk while it runs, so that an interrupt loses seconds, not hours.
 
 A folder with the state (weights, optimizer, step), the loss curve, the samples and the id of the
-MLflow run. All of it is thrown away when it belongs to another training, and moved to its final
-place when the training is done.
+MLflow run. All of it is set aside when it belongs to another training, and moved to its final place
+when the training is done.
 """
 
 import shutil
@@ -13,10 +13,13 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fnst import files, training
+from fnst.errors import TrainingError
+from fnst.training import DivergedError, Progress
 
 STATE, CURVE, SAMPLES, RUN = "state.safetensors", "loss.csv", "samples", "run.json"
 
 KEEP_SECONDS = 20.0  # of work that an interrupt may cost at most
+SETBACKS = 3  # returns to the last state, each with half the learning rate, before giving up
 
 
 class Journal:
@@ -31,6 +34,8 @@ class Journal:
         self.folder = folder
         self.fingerprint = fingerprint
         self.rows: list[dict[str, float]] = []
+        self.setbacks = 0
+        self.aside: Path | None = None  # where the state of another training was put
         self._kept = time.monotonic()
 
     @property
@@ -48,16 +53,46 @@ class Journal:
         Raises:
             TrainingError: when the state is damaged.
         """
-        step = training.load_state(
+        found = training.load_state(
             self.folder / STATE, network, optimizer, fingerprint=self.fingerprint
         )
-        if step == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        if found is None:
+            self._set_aside()
         else:
-            self.rows = [
-                row for row in files.read_numbers(self.folder / CURVE) if row["step"] <= step
-            ]
+            rows = files.read_numbers(self.folder / CURVE)
+            self.rows = [row for row in rows if row["step"] <= found.step]
+            self.setbacks = found.setbacks
         self.samples.mkdir(parents=True, exist_ok=True)
+        return found.step if found else 0
+
+    def _set_aside(self) -> None:
+        """Keep what another training left, under another name, until the next one is set aside."""
+        if (self.folder / STATE).exists():
+            self.aside = self.folder.with_name(f"{self.folder.name}.old")
+            shutil.rmtree(self.aside, ignore_errors=True)
+            self.folder.rename(self.aside)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def caution(self) -> float:
+        """What the learning rate is multiplied by: each setback halved it."""
+        return float(0.5**self.setbacks)
+
+    def go_back(self, network: nn.Module, optimizer: Optimizer, reason: DivergedError) -> int:
+        """Return to the last state that was kept; the number of steps done there.
+
+        Raises:
+            TrainingError: when that was done three times already.
+        """
+        setbacks = self.setbacks + 1
+        if setbacks > SETBACKS:
+            raise TrainingError(
+                f"{reason}; {SETBACKS} returns, each with half the learning rate, did not help. "
+                "Try a smaller learning_rate, or precision: fp32."
+            ) from reason
+        step = self.resume(network, optimizer)
+        self.setbacks = setbacks
+        self.keep(network, optimizer, step)
         return step
 
     def is_due(self) -> bool:
@@ -67,8 +102,9 @@ class Journal:
     def keep(self, network: nn.Module, optimizer: Optimizer, step: int) -> None:
         """Write curve and state; the state last, because it vouches for the curve."""
         files.write_rows(self.folder / CURVE, self.rows)
+        progress = Progress(step, self.setbacks)
         training.save_state(
-            self.folder / STATE, network, optimizer, step=step, fingerprint=self.fingerprint
+            self.folder / STATE, network, optimizer, progress, fingerprint=self.fingerprint
         )
         self._kept = time.monotonic()
 

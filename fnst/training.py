@@ -9,7 +9,7 @@ References:
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -26,7 +26,14 @@ from fnst.errors import TrainingError
 from fnst.losses import PerceptualLoss, Terms
 
 Batch = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
+
+# A training that learns stays below its first reported loss; chosen by us, far above any noise.
+EXPLODED = 10.0  # times the first reported total
 Schedule = Callable[[int], float]  # step, from 1 -> learning rate
+
+
+class DivergedError(TrainingError):
+    """The loss is no longer a number, or many times what it was."""
 
 
 @dataclass(frozen=True)
@@ -67,10 +74,12 @@ def train(
         report_every: steps between two reports; reading losses off a GPU stalls it.
 
     Raises:
-        TrainingError: when the loss is no longer a number.
+        DivergedError: when the loss, or a weight, is no longer a number, or the loss is more than
+            ten times that of the first report.
     """
     device = next(network.parameters()).device
     network.train()
+    first: float | None = None
     terms_seen: list[Terms] = []
     for step, batch in enumerate(islice(photos, steps - start), start=start + 1):
         photo = batch.to(device, memory_format=torch.channels_last)
@@ -85,7 +94,10 @@ def train(
 
         terms_seen.append(_detached(terms))
         if step % report_every == 0 or step == steps:
-            yield step, _average(terms_seen, step)
+            losses = _average(terms_seen)
+            first = first or losses.total
+            _check(network, losses.total, first, step)
+            yield step, losses
             terms_seen.clear()
 
 
@@ -134,21 +146,32 @@ def _has_bf16(device: torch.device) -> bool:
     )
 
 
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is."""
+
+    step: int = 0
+    setbacks: int = 0
+    """How often it diverged and went back; each halved the learning rate."""
+
+
 def save_state(
-    path: Path, network: nn.Module, optimizer: Optimizer, *, step: int, fingerprint: str
+    path: Path, network: nn.Module, optimizer: Optimizer, progress: Progress, *, fingerprint: str
 ) -> None:
     """Keep everything a later ``load_state`` needs to go on exactly here, in one whole file."""
     tensors = {f"network.{k}": v.contiguous() for k, v in network.state_dict().items()}
     for index, values in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v.contiguous() for k, v in values.items()}
-    metadata = {"fnst": json.dumps({"step": step, "fingerprint": fingerprint})}
+    metadata = {"fnst": json.dumps({**asdict(progress), "fingerprint": fingerprint})}
     files.write(path, safetensors.torch.save(tensors, metadata))
 
 
-def load_state(path: Path, network: nn.Module, optimizer: Optimizer, *, fingerprint: str) -> int:
-    """Take up a state that ``save_state`` kept; the number of steps already done.
+def load_state(
+    path: Path, network: nn.Module, optimizer: Optimizer, *, fingerprint: str
+) -> Progress | None:
+    """Take up a state that ``save_state`` kept; how far that training was.
 
-    Zero, with nothing changed, when there is no state, or when it belongs to a training with
+    None, with nothing changed, when there is no state, or when it belongs to a training with
     other parameters, photographs or style, which must not be continued with these.
 
     Args:
@@ -161,7 +184,7 @@ def load_state(path: Path, network: nn.Module, optimizer: Optimizer, *, fingerpr
         TrainingError: when the file is damaged.
     """
     if not path.exists():
-        return 0
+        return None
     try:
         with safetensors.safe_open(path, "pt") as file:
             saved = json.loads(file.metadata()["fnst"])
@@ -170,8 +193,8 @@ def load_state(path: Path, network: nn.Module, optimizer: Optimizer, *, fingerpr
         raise TrainingError(
             f"{path} is damaged, so this training cannot go on; delete it to begin anew."
         ) from error
-    if saved["fingerprint"] != fingerprint:
-        return 0
+    if saved.pop("fingerprint") != fingerprint:
+        return None
     network.load_state_dict(_below(tensors, "network."))
     state: dict[int, dict[str, Tensor]] = {}
     parameters = list(network.parameters())
@@ -179,7 +202,7 @@ def load_state(path: Path, network: nn.Module, optimizer: Optimizer, *, fingerpr
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = _laid_out_as(value, parameters[int(index)])
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    return int(saved["step"])
+    return Progress(**saved)
 
 
 def _laid_out_as(value: Tensor, parameter: Tensor) -> Tensor:
@@ -197,15 +220,19 @@ def _detached(terms: Terms) -> Terms:
     return Terms(terms.content.detach(), terms.style.detach(), terms.variation.detach())
 
 
-def _average(seen: list[Terms], step: int) -> Losses:
-    means = [
-        torch.stack([getattr(terms, name) for terms in seen]).mean().item()
-        for name in ("content", "style", "variation", "total")
-    ]
-    losses = Losses(*means)
-    if not math.isfinite(losses.total):
-        raise TrainingError(
-            f"the loss was {losses.total} at step {step}: expected a number; "
-            "try a smaller learning_rate, or precision: fp32."
-        )
-    return losses
+def _average(seen: list[Terms]) -> Losses:
+    names = ("content", "style", "variation", "total")
+    return Losses(
+        *(torch.stack([getattr(terms, name) for terms in seen]).mean().item() for name in names)
+    )
+
+
+def _check(network: nn.Module, total: float, first: float, step: int) -> None:
+    """Raise DivergedError unless the state after this step is worth keeping."""
+    if not math.isfinite(total):
+        raise DivergedError(f"the loss was {total} at step {step}: expected a number")
+    if total > EXPLODED * first:
+        raise DivergedError(f"the loss was {total:.3g} at step {step}, after {first:.3g} at first")
+    # the loss tells of the weights before the step, and not what the step made of them
+    if not all(bool(weights.isfinite().all()) for weights in network.parameters()):
+        raise DivergedError(f"a weight is no longer a number after step {step}")

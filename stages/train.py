@@ -24,6 +24,7 @@ from fnst.network import TransformerNetwork
 from fnst.photos import Photos
 from fnst.progress import Update, watch
 from fnst.stylize import device, stylize
+from fnst.training import DivergedError
 from stages import run, style_named
 
 Photo = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
@@ -64,6 +65,12 @@ def main() -> None:
 
     journal = Journal(DATA / "models" / f"{name}.partial", _fingerprint(described | hashes))
     start = journal.resume(parts.network, parts.optimizer)
+    if journal.aside:
+        print(
+            f"train {name}: {journal.folder} was of other params, photographs or code, so this "
+            f"training begins anew; the other is kept in {journal.aside}",
+            flush=True,
+        )
     if start:
         print(f"train {name}: going on after step {start} of {parts.steps}", flush=True)
     with (
@@ -77,7 +84,7 @@ def main() -> None:
         watch(f"train {name}", parts.steps) as update,
     ):
         journal.run_id = tracked.id
-        step = _learn(parts, journal, tracked, update, start, _interrupts())
+        step = _learn_safely(name, parts, journal, tracked, update, start)
         if step < parts.steps:
             print(f"train {name}: stopped after step {step}; `dvc repro` goes on from there.")
             sys.exit(130)
@@ -86,6 +93,7 @@ def main() -> None:
         "params": shown,
         "steps": step,
         "photographs": len(parts.photos),
+        "setbacks": journal.setbacks,
         "lineage": lineage,
         **hashes,
     }
@@ -120,6 +128,25 @@ def _assemble(wanted: params.Params, style: params.Style, picture: Path, vgg: Pa
     )
 
 
+def _learn_safely(
+    name: str, parts: Parts, journal: Journal, tracked: tracking.Run, update: Update, start: int
+) -> int:
+    """Train until the last step or an interrupt; where it diverges, go back and try again."""
+    interrupts = _interrupts()
+    if not start:
+        journal.keep(parts.network, parts.optimizer, 0)  # somewhere to go back to
+    while True:
+        try:
+            return _learn(parts, journal, tracked, update, start, interrupts)
+        except DivergedError as reason:
+            start = journal.go_back(parts.network, parts.optimizer, reason)
+            print(
+                f"train {name}: {reason}; going on after step {start} with the learning rate "
+                f"times {journal.caution:g}",
+                flush=True,
+            )
+
+
 def _learn(
     parts: Parts,
     journal: Journal,
@@ -148,7 +175,7 @@ def _learn(
         steps=parts.steps,
         start=start,
         schedule=training.warmup_cosine(
-            plan.learning_rate, warmup=plan.warmup_steps, steps=parts.steps
+            plan.learning_rate * journal.caution, warmup=plan.warmup_steps, steps=parts.steps
         ),
         dtype=parts.dtype,
         report_every=plan.log_every,

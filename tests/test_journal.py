@@ -9,7 +9,7 @@ from fnst import files, journal
 from fnst.errors import TrainingError
 from fnst.journal import Journal
 from fnst.network import TransformerNetwork
-from fnst.training import adam
+from fnst.training import DivergedError, adam
 
 
 @pytest.fixture
@@ -82,14 +82,66 @@ def test_the_curve_is_on_disk_before_the_state_that_vouches_for_it(folder, parts
     assert written == ["loss.csv", "state.safetensors"]
 
 
-def test_what_another_training_left_is_thrown_away(folder, parts):
-    kept(folder, parts, steps=3, upto=3).run_id = "old"
-    (folder / "samples" / "step-000003.jpg").write_bytes(b"picture")
-    book = Journal(folder, "b")
+def test_what_another_training_left_is_not_continued_but_set_aside(folder, parts):
+    for fingerprint in ("older", "old"):
+        kept(folder, parts, steps=3, upto=3, fingerprint=fingerprint).run_id = fingerprint
+        (folder / "samples" / "step-000003.jpg").write_bytes(b"picture")
+    book = Journal(folder, "new")
     assert book.resume(*parts) == 0
     assert book.rows == []
     assert book.run_id is None
     assert [path.name for path in folder.rglob("*")] == ["samples"]
+    assert Journal(book.aside, "old").resume(*parts) == 3
+    assert Journal(book.aside, "old").run_id == "old"
+
+
+# --- going back -----------------------------------------------------------------------------------
+
+DIVERGED = DivergedError("the loss was nan at step 9: expected a number")
+
+
+def test_going_back_takes_up_the_last_state_with_half_the_learning_rate(folder, parts):
+    book = kept(folder, parts, steps=4, upto=4)
+    before = [p.clone() for p in parts[0].parameters()]
+    with torch.no_grad():
+        for weights in parts[0].parameters():
+            weights.fill_(float("nan"))
+    book.rows.append(row(8))
+    assert book.go_back(*parts, DIVERGED) == 4
+    assert book.caution == 0.5
+    assert [entry["step"] for entry in book.rows] == [1, 2, 3, 4]
+    for weights, kept_weights in zip(parts[0].parameters(), before, strict=True):
+        assert torch.equal(weights, kept_weights)
+
+
+def test_a_resumed_training_remembers_that_it_went_back(folder, parts):
+    book = kept(folder, parts, steps=4, upto=4)
+    book.go_back(*parts, DIVERGED)
+    again = Journal(folder, "a")
+    assert again.resume(*parts) == 4
+    assert again.setbacks == 1
+    again.go_back(*parts, DIVERGED)
+    assert again.caution == 0.25
+
+
+def test_after_three_returns_it_is_given_up_with_advice(folder, parts):
+    book = kept(folder, parts, steps=4, upto=4)
+    for _ in range(3):
+        book.go_back(*parts, DIVERGED)
+    with pytest.raises(TrainingError, match=r"nan at step 9.*3 returns.*smaller learning_rate"):
+        book.go_back(*parts, DIVERGED)
+
+
+def test_one_can_go_back_to_the_very_beginning(folder, parts):
+    book = Journal(folder, "a")
+    book.resume(*parts)
+    book.keep(*parts, 0)
+    assert book.go_back(*parts, DIVERGED) == 0
+    assert book.setbacks == 1
+    assert book.samples.is_dir()
+
+
+# --- what is kept, and when -----------------------------------------------------------------------
 
 
 def test_a_damaged_state_is_not_thrown_away_unasked(folder, parts):

@@ -11,7 +11,16 @@ from fnst import features, training
 from fnst.errors import TrainingError
 from fnst.losses import PerceptualLoss, Weights
 from fnst.network import TransformerNetwork
-from fnst.training import adam, count_steps, load_state, save_state, train, warmup_cosine
+from fnst.training import (
+    DivergedError,
+    Progress,
+    adam,
+    count_steps,
+    load_state,
+    save_state,
+    train,
+    warmup_cosine,
+)
 
 
 def network(seed=0):
@@ -117,11 +126,11 @@ def test_gradients_do_not_pile_up_from_step_to_step(loss):
     """Adam divides by the gradient's own size, so plain descent has to tell."""
     made, again = network(), network()
     photos = [next(batches())] * 2
-    descent = torch.optim.SGD(made.parameters(), 0.1)
-    run(made, loss, descent, photos, steps=2, schedule=constant(0.1))
-    descent = torch.optim.SGD(again.parameters(), 0.1)
+    descent = torch.optim.SGD(made.parameters(), 0.01)
+    run(made, loss, descent, photos, steps=2, schedule=constant(0.01))
+    descent = torch.optim.SGD(again.parameters(), 0.01)
     for photo in photos:
-        run(again, loss, descent, [photo], steps=1, schedule=constant(0.1))
+        run(again, loss, descent, [photo], steps=1, schedule=constant(0.01))
         again.zero_grad(set_to_none=True)
     assert_close(weights_of(made), weights_of(again))
 
@@ -151,16 +160,33 @@ def test_the_caller_may_stop_whenever_it_likes(loss):
     reports.close()
 
 
-def test_a_loss_that_is_no_number_ends_the_training_with_advice(loss):
+def test_a_loss_that_is_no_number_ends_the_training(loss):
     photos = [torch.full((2, 3, 16, 16), float("nan"))]
-    with pytest.raises(TrainingError, match=r"loss was nan at step 1.*smaller learning_rate"):
+    with pytest.raises(DivergedError, match="loss was nan at step 1"):
         run(network(), loss, photos=photos)
+
+
+def test_a_loss_that_explodes_ends_the_training(loss):
+    """The third photograph's loss is measured through weights a million times too large."""
+    made = network()
+    reports = train(
+        made, loss, adam(made, 0.01), batches(), steps=9, schedule=constant(0.01), report_every=1
+    )
+    next(reports)
+    loss.weights = Weights(content=1e6, style=1e6)
+    with pytest.raises(DivergedError, match=r"at step 2, after .* at first"):
+        next(reports)
+
+
+def test_a_step_that_leaves_no_numbers_is_noticed_before_it_is_kept(loss):
+    with pytest.raises(DivergedError, match="a weight is no longer a number after step 1"):
+        run(network(), loss, schedule=constant(float("nan")))
 
 
 def test_one_bad_step_between_two_reports_is_not_overlooked(loss):
     good = list(batches(3))
     photos = [good[0], torch.full_like(good[0], float("nan")), *good[1:]]
-    with pytest.raises(TrainingError, match="at step 4"):
+    with pytest.raises(DivergedError, match="at step 4"):
         run(network(), loss, photos=photos, report_every=4)
 
 
@@ -217,11 +243,11 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     optimizer = adam(first, 0.01)
     stream = train(first, loss, optimizer, batches(), steps=6, schedule=rate)
     for step, _ in itertools.islice(stream, 3):
-        save_state(path, first, optimizer, step=step, fingerprint="a")
+        save_state(path, first, optimizer, Progress(step), fingerprint="a")
 
     second = network(seed=9).to(memory_format=layout)
     optimizer = adam(second, 0.01)
-    start = load_state(path, second, optimizer, fingerprint="a")
+    start = load_state(path, second, optimizer, fingerprint="a").step
     assert start == 3
     photos = itertools.islice(batches(), start, None)
     rest = run(second, loss, optimizer, photos, steps=6, start=start, schedule=rate)
@@ -232,7 +258,7 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
 def test_no_state_is_a_fresh_start(tmp_path):
     made = network()
     before = weights_of(made)
-    assert load_state(tmp_path / "none", made, adam(made, 0.01), fingerprint="a") == 0
+    assert load_state(tmp_path / "none", made, adam(made, 0.01), fingerprint="a") is None
     assert torch.equal(weights_of(made), before)
 
 
@@ -241,12 +267,12 @@ def test_the_state_of_another_training_is_not_taken_up(loss, tmp_path):
     made = network()
     optimizer = adam(made, 0.01)
     run(made, loss, optimizer)
-    save_state(path, made, optimizer, step=4, fingerprint="a")
+    save_state(path, made, optimizer, Progress(4), fingerprint="a")
 
     other = network(seed=9)
     optimizer = adam(other, 0.01)
     before = weights_of(other)
-    assert load_state(path, other, optimizer, fingerprint="b") == 0
+    assert load_state(path, other, optimizer, fingerprint="b") is None
     assert torch.equal(weights_of(other), before)
     assert optimizer.state_dict()["state"] == {}
 
@@ -257,7 +283,7 @@ def test_a_damaged_state_is_an_error_that_says_what_to_do(loss, tmp_path, share)
     made = network()
     optimizer = adam(made, 0.01)
     run(made, loss, optimizer, steps=1)
-    save_state(path, made, optimizer, step=1, fingerprint="a")
+    save_state(path, made, optimizer, Progress(1), fingerprint="a")
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     before = weights_of(made)
     with pytest.raises(TrainingError, match=r"is damaged.*delete it to begin anew"):
