@@ -6,12 +6,14 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from benchmarks import Result, UnavailableError, cold_start
+from benchmarks import Result, UnavailableError, cold_start, fetch, prepare
 from fnst.params import nearest
 
 # name -> a function that yields results; its docstring says what is measured and against what.
 BENCHMARKS: dict[str, Callable[[], Iterable[Result]]] = {
     "cold-start": cold_start.measure,
+    "fetch": fetch.measure,
+    "prepare": prepare.measure,
 }
 
 COLUMNS = ("name", "value", "unit", "ratio", "limit")

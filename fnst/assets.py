@@ -40,14 +40,14 @@ import filelock
 import platformdirs
 
 from fnst import package_index
-from fnst.download import CHUNK, Report, beside, discard, download
+from fnst.download import CHUNK, Report, beside, discard, download, held
 from fnst.errors import AssetError
 
 Progress = Callable[[str, int, int | None], None]
 """Called with an asset's name, the bytes so far and, where it is known, the bytes in all."""
 
 # Chosen by us.
-CACHED_UP_TO = 10**9  # bytes; a larger file is not worth having twice on one disk
+TWICE_UP_TO = 10**9  # bytes; a larger file is not worth having twice on one disk
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Asset:
     sources: tuple[str, ...]
     """Where it can be had, best first; the module's docstring lists the kinds."""
     md5: str | None = None
+    photographs: int | None = None
+    """How many a zip of photographs holds."""
 
     def __post_init__(self) -> None:
         parts = PurePosixPath(self.name).parts
@@ -143,6 +145,33 @@ def get(asset: Asset, folder: Path, *, progress: Progress | None = None) -> Path
     except OSError as error:
         raise AssetError(f"{asset.name} cannot be put into {folder}: {_reason(error)}") from error
     return path
+
+
+def is_near(asset: Asset, folder: Path) -> bool:
+    """Whether a file of that name and size is in `folder`, in the cache or at another local place.
+
+    A look, not a promise: only `get` compares hashes.
+    """
+    path = folder / PurePosixPath(asset.name).name
+    local = [_local(at) for at, fetch in _places(asset) if fetch in (_from_path, _from_cache)]
+    return any(_seems(place, asset) for place in (path, *local)) or any(
+        fetch is _from_package for _, fetch in _places(asset)
+    )
+
+
+def missing(asset: Asset, folder: Path) -> int | None:
+    """The bytes that a download would still have to transfer; None where the size is unknown."""
+    part = beside(folder / PurePosixPath(asset.name).name, ".part")
+    return None if asset.size is None else max(0, asset.size - held(part))
+
+
+def addresses(asset: Asset) -> list[str]:
+    """Where on the web the very file may be asked for, a mirror's address first."""
+    return [place for place, fetch in _places(asset) if fetch is _from_web]
+
+
+def _seems(path: Path, asset: Asset) -> bool:
+    return path.is_file() and asset.size in (None, path.stat().st_size)
 
 
 def _digest(path: Path, algorithm: str) -> str:
@@ -240,12 +269,18 @@ def _way(place: str) -> Fetch:
 
 
 def _from_path(place: str, asset: Asset, path: Path, report: Report) -> Path:
-    if place.startswith("file:"):
-        place = urllib.request.url2pathname(urllib.parse.urlsplit(place).path)
-    source = Path(place).expanduser()
+    source, new = _local(place), beside(path, ".new")
     if fault := _fault(source, asset):  # before copying gigabytes
         raise AssetError(fault)
-    return Path(shutil.copyfile(source, beside(path, ".new")))
+    if source.stat().st_size > TWICE_UP_TO:
+        return _link_or_copy(source, new)
+    return Path(shutil.copyfile(source, new))  # what is done to it does not change the mirror
+
+
+def _local(place: str) -> Path:
+    if place.startswith("file:"):
+        place = urllib.request.url2pathname(urllib.parse.urlsplit(place).path)
+    return Path(place).expanduser()
 
 
 def _from_package(place: str, asset: Asset, path: Path, report: Report) -> Path:
@@ -292,7 +327,7 @@ def _from_cache(place: str, asset: Asset, path: Path, report: Report) -> Path:
 def _keep(path: Path, asset: Asset) -> None:
     """Put a verified file into the cache too; a cache that cannot be written is no error."""
     kept = _cached(asset)
-    if path.stat().st_size > CACHED_UP_TO:
+    if path.stat().st_size > TWICE_UP_TO:
         return
     with contextlib.suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)

@@ -311,14 +311,9 @@ def models(
 
 
 def _table(found: Sequence[Any]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
-    for name in ("style", "version", "alias", "registered"):
-        table.add_column(name)
-    for name in ("content", "style loss", "total"):
-        table.add_column(name, justify="right")
+    table = _plain_table(
+        ("style", "version", "alias", "registered"), ("content", "style loss", "total")
+    )
     for v in found:
         numbers = [f"{v.metrics[k]:.3f}" if k in v.metrics else "" for k in ("content", "style")]
         total = f"{v.metrics['total']:.3f}" if "total" in v.metrics else ""
@@ -326,10 +321,26 @@ def _table(found: Sequence[Any]) -> None:
         moment = v.created.astimezone().strftime("%Y-%m-%d %H:%M")
         aliases = ", ".join(v.aliases)
         table.add_row(v.style, str(v.number), aliases, moment, *numbers, total + share)
-    # Wider than any table: a narrow terminal wraps lines, where rich would cut the words.
-    console = Console(width=1000, highlight=False)
-    console.print(table)
+    _print_wide(table)
     print("\nLosses on held-out photographs; in brackets, the share of the untouched ones' loss.")
+
+
+def _plain_table(words: Sequence[str], numbers: Sequence[str]) -> Any:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for name in words:
+        table.add_column(name)
+    for name in numbers:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _print_wide(table: Any) -> None:
+    """Wider than any table: a narrow terminal wraps lines, where rich would cut the words."""
+    from rich.console import Console
+
+    Console(width=1000, highlight=False).print(table)
 
 
 @app.command(epilog=_examples("`fnst show`", "`fnst show --model-version 3`"))
@@ -390,6 +401,46 @@ def ui(
     from fnst import registry
 
     raise typer.Exit(registry.serve_ui(host, port))
+
+
+@app.command(
+    epilog=_examples("`fnst needs`", "`fnst needs --recipe coco` before you choose that recipe")
+)
+def needs(
+    recipe: Annotated[
+        str | None, typer.Option("--recipe", "-r", help="Instead of that of params.yaml.")
+    ] = None,
+) -> None:
+    """Say what a recipe needs: what is here, what has to be transferred, whether it fits.
+
+    Asks no server. Exit code 1 when the disk is too small.
+    """
+    from dataclasses import replace
+
+    from fnst import needs as need
+    from fnst import params
+
+    wanted = params.load()
+    wanted = replace(wanted, recipe=recipe or wanted.recipe)
+    data = params.project_root() / "data"
+    found = need.needs(wanted, data)
+    _needs_table(found.each)
+    to_transfer, packed, free = map(need.gigabytes, (found.transfer, found.packed, found.free))
+    print(f"\n{to_transfer} to transfer, then {packed} to pack; {free} are free in {data}")
+    need.check_room(found, data)
+    print("`dvc repro` fetches it; interrupted, it goes on where it stopped.")
+
+
+def _needs_table(found: Sequence[Any]) -> None:
+    from fnst.needs import gigabytes
+
+    table = _plain_table(("for", "source"), ("photographs", "to transfer"))
+    table.add_column("where it is")
+    for each in found:
+        count = "" if each.photographs is None else f"{each.photographs:,}"
+        cost = "unknown" if each.transfer is None else gigabytes(each.transfer)
+        table.add_row(each.use, each.source, count, cost, each.whence)
+    _print_wide(table)
 
 
 @app.command(epilog=_examples("`fnst summary`"))

@@ -1,38 +1,303 @@
-"""One file over HTTP, resumed where it broke off: drops, stalls, lies and busy servers survived."""
+"""One file over HTTP, by several connections at once; what has arrived is not asked for again.
+
+The file fills in pieces, in no particular order. Beside it lies its ledger, ``<file>.json``: which
+version of the file it is, and which spans are missing. A `Ledger` is arithmetic on spans; a
+`_Filling` is the file, its ledger and the threads that fill it; `download` starts over when the
+file on the server has changed.
+"""
 
 import contextlib
-import json
-import re
+import glob
+import os
+import threading
 import time
-from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from fnst.errors import AssetError
+from fnst.files import read_json, write_json
+from fnst.web import (
+    CHUNK,
+    READ_TIMEOUT,
+    TRIES,
+    Answer,
+    BeyondError,
+    BrokenOffError,
+    Crew,
+    NoRangesError,
+    Report,
+    Span,
+    ask,
+    require_room,
+)
 
-if TYPE_CHECKING:
-    from requests import Response
+__all__ = ["CHUNK", "READ_TIMEOUT", "Report", "beside", "discard", "download", "held"]
 
-Report = Callable[[int, int | None], None]
-"""Called with the bytes so far and, where it is known, the bytes in all."""
+# Chosen by us: enough to fill a line whose single connections are slow, few enough to be polite.
+CONNECTIONS = 8
+PIECE = 16 << 20  # bytes asked for at once, at most
+# Bytes: up to this a file is one request, and to this the last pieces shrink, to end together.
+SMALLEST = 1 << 20
+SAVE_SECONDS = 1.0  # how much of a download a kill or a power cut may cost
+ENDLESS = 1 << 62  # where a file ends as long as nobody has told
 
-# Chosen by us. A server that is silent for half a minute is taken for gone; what it sent is kept.
-CONNECT_TIMEOUT = 10.0  # seconds
-READ_TIMEOUT = 30.0  # seconds between two pieces, not for the whole file
-TRIES = 4  # in a row without a single new byte
-BACKOFF = 0.5  # seconds before the second try; doubles from there
-LONGEST_WAIT = 60.0  # seconds, even if a server asks for more
-CHUNK = 1 << 20  # bytes
+_sync = getattr(os, "fdatasync", os.fsync)  # Windows has only the latter
 
 
-class _BrokenOffError(Exception):
-    """A download broke off in a way that may pass; `wait` is what the server asks for, seconds."""
+class _ChangedError(Exception):
+    """The file on the server is not the one whose bytes are here."""
 
-    def __init__(self, reason: str, wait: float | None = None) -> None:
-        super().__init__(reason)
-        self.wait = wait
+
+class _TooLongError(AssetError):
+    """More came than can be right, so that nothing that came is worth keeping."""
+
+
+# --- the ledger -----------------------------------------------------------------------------------
+
+
+@dataclass
+class Ledger:
+    """Which bytes of a file are here, which are missing, and which of these are being fetched."""
+
+    validator: str | None = None
+    total: int | None = None
+    missing: list[Span] = field(default_factory=lambda: [(0, ENDLESS)])
+    """In order, without overlap."""
+    taken: list[Span] = field(default_factory=list)
+
+    @property
+    def done(self) -> int:
+        """How many bytes are here."""
+        return (ENDLESS if self.total is None else self.total) - _length(self.missing)
+
+    @property
+    def reach(self) -> int:
+        """Where the last byte that is here ends."""
+        end = ENDLESS if self.total is None else self.total
+        return self.missing[-1][0] if self.missing and self.missing[-1][1] == end else end
+
+    @property
+    def free(self) -> list[Span]:
+        """What is missing and not being fetched."""
+        spans = self.missing
+        for span in self.taken:
+            spans = _without(spans, span)
+        return spans
+
+    def take(self) -> Span | None:
+        """Give out the next piece, or None if nothing is free."""
+        if not (free := self.free):
+            return None
+        first, end = free[0]
+        # the first request only has to learn the length: the others wait for its answer
+        fair = 0 if self.total is None else _length(free) // CONNECTIONS
+        span = (first, min(end, first + min(PIECE, max(SMALLEST, fair))))
+        self.taken.append(span)
+        return span
+
+    def release(self, span: Span) -> None:
+        """Take back a piece; what did not arrive of it is free again."""
+        if span in self.taken:
+            self.taken.remove(span)
+
+    def arrived(self, span: Span) -> None:
+        """Note that these bytes are here."""
+        self.missing = _without(self.missing, span)
+
+    def ends_at(self, total: int) -> None:
+        """Note the length of the file."""
+        self.total = total
+        self.missing = _without(self.missing, (total, ENDLESS))
+
+    def fits(self, validator: str | None, total: int | None) -> bool:
+        """Whether bytes of this version may lie beside those that are here."""
+        return all(
+            None in (known, told) or known == told
+            for known, told in ((self.validator, validator), (self.total, total))
+        )
+
+
+def _length(spans: Iterable[Span]) -> int:
+    return sum(end - first for first, end in spans)
+
+
+def _without(spans: Iterable[Span], hole: Span) -> list[Span]:
+    """Cut a hole into spans."""
+    cut = [
+        part
+        for first, end in spans
+        for part in ((first, min(end, hole[0])), (max(first, hole[1]), end))
+    ]
+    return [(first, end) for first, end in cut if first < end]
+
+
+# --- one file being filled ------------------------------------------------------------------------
+
+
+class _Filling:
+    """A file, its ledger, and the threads that fill it.
+
+    Bytes are written, and noted as arrived, under `lock`. The ledger reaches the disk under
+    `saving`, and only after the bytes that it claims.
+    """
+
+    def __init__(
+        self, url: str, path: Path, size: int | None, verify: bool | str, ranges: bool
+    ) -> None:
+        self.url, self.path, self.size, self.verify, self.ranges = url, path, size, verify, ranges
+        self.ledger = _remembered(path, size) if ranges else Ledger()
+        self.crew = Crew()
+        self.shared = False  # whether more than one thread is at work
+        self.saving, self.lock = threading.Lock(), threading.Lock()
+        path.touch()
+        self.file = path.open("r+b", buffering=0)
+
+    def fill(self, report: Report) -> None:
+        """Bring all that is missing, and remove the ledger."""
+        try:
+            if self.ledger.missing:
+                self._watch(report)
+            self.file.truncate(self.ledger.total)
+            _sync(self.file.fileno())  # a full file without a ledger is taken for complete
+        finally:
+            self.file.close()
+            if not self.path.stat().st_size:
+                discard(self.path)
+        self.path.touch()
+        _forget(self.path)
+        report(self.ledger.done, self.ledger.total)
+
+    def _watch(self, report: Report) -> None:
+        saved = time.monotonic()
+
+        def look() -> None:
+            nonlocal saved
+            if time.monotonic() - saved >= SAVE_SECONDS:
+                self._save()
+                saved = time.monotonic()
+            report(self.ledger.done, self.ledger.total)
+
+        try:
+            with self.crew:
+                self.crew.start(self._work)
+                self.crew.watch(look)
+        finally:
+            if self.ledger.done:
+                # on a full disk the ledger of a second ago still tells the truth
+                with contextlib.suppress(OSError):
+                    self._save()
+
+    def _work(self) -> None:
+        self.crew.repeat(self._step, lambda: self.ledger.done)
+
+    def _step(self) -> bool:
+        """Bring one piece; False when there is none left to bring."""
+        with self.lock:
+            span = self.ledger.take()
+        if span is None:
+            return False
+        try:
+            self._bring(span)
+        except BeyondError as beyond:
+            self._end(beyond.total)
+        finally:
+            with self.lock:
+                self.ledger.release(span)
+        return True
+
+    def _bring(self, span: Span) -> None:
+        wanted = span if self.ranges else None
+        with (
+            ask(self.url, wanted, validator=self.ledger.validator, verify=self.verify) as answer,
+            self.crew.reading(answer),
+        ):
+            self._agree(answer)
+            end = answer.end if answer.end is not None else self.ledger.total
+            at = answer.first
+            for piece in answer.pieces():
+                at = self._put(at, piece, end)
+            if end is None:
+                self._end(at)
+            elif at < end:
+                raise BrokenOffError(f"it ends after {at} of {end} bytes")
+
+    def _agree(self, answer: Answer) -> None:
+        """Compare an answer with what is known; the first one tells what there is to know."""
+        total = self.size if answer.total is None else answer.total
+        self._check_size(total)
+        with self.saving, self.lock:
+            self._check_over()
+            if not answer.ranged:
+                self._check_alone(answer.validator, total)
+                self.ledger = Ledger()
+            if not self.ledger.fits(answer.validator, total):
+                raise _ChangedError
+            if not self.shared:
+                self._begin(answer.validator, total)
+            if answer.ranged and not self.shared:
+                self._share()
+
+    def _check_size(self, total: int | None) -> None:
+        if self.size is not None and total != self.size:
+            raise AssetError(f"it offers {total} bytes where {self.size} are expected")
+
+    def _check_over(self) -> None:
+        if self.crew.over.is_set():  # nobody notes any more what is written
+            raise BrokenOffError("the download has ended")
+
+    def _check_alone(self, validator: str | None, total: int | None) -> None:
+        """A whole file may be taken as it comes, unless asking for pieces is the better way."""
+        changed = self.ledger.done > 0 and not self.ledger.fits(validator, total)
+        if self.shared or (changed and (total or 0) > PIECE):
+            raise _ChangedError
+
+    def _begin(self, validator: str | None, total: int | None) -> None:
+        self.ledger.validator = validator or self.ledger.validator
+        if total is not None:
+            self.ledger.ends_at(total)
+        if not self.ledger.done:
+            self.file.truncate(0)
+        require_room(_length(self.ledger.missing) if total is not None else 0, self.path.parent)
+        # before the first byte: a file without a ledger is either nothing or complete
+        write_json(_state(self.path), _as_json(self.ledger))
+
+    def _share(self) -> None:
+        """Let more threads work on what is left, if that is more than one piece."""
+        pieces = -(-_length(self.ledger.free) // min(PIECE, SMALLEST))
+        self.shared = pieces > 0
+        self.crew.start(self._work, min(pieces, CONNECTIONS - 1))
+
+    def _put(self, at: int, piece: bytes, end: int | None) -> int:
+        after = at + len(piece)
+        if end is not None and after > end:
+            raise _TooLongError(f"it sends more than the {end} bytes that are expected")
+        with self.lock:
+            self._check_over()
+            self.file.seek(at)
+            rest = memoryview(piece)
+            while rest:  # a raw file may take less than it is given
+                rest = rest[self.file.write(rest) :]
+            self.ledger.arrived((at, after))
+        return after
+
+    def _end(self, total: int) -> None:
+        """Take the server's word that the file ends where ours does."""
+        self._check_size(total)
+        with self.lock:
+            if self.ledger.missing and self.ledger.missing[0][0] != total:
+                raise _ChangedError
+            self.ledger.ends_at(total)
+
+    def _save(self) -> None:
+        with self.saving:
+            with self.lock:
+                known = _as_json(self.ledger)
+            _sync(self.file.fileno())
+            write_json(_state(self.path), known)
+
+
+# --- the whole ------------------------------------------------------------------------------------
 
 
 def download(
@@ -43,185 +308,95 @@ def download(
     progress: Report | None = None,
     verify: bool | str = True,
 ) -> None:
-    """Fill `path` with the bytes behind `url`, going on after those that `path` already holds.
+    """Fill `path` with the bytes behind `url`, asking only for those that `path` lacks.
 
-    What identifies the file on the server (ETag or date) is kept in ``<path>.json`` while it is
-    incomplete, so that a file that has changed in between is not glued together. Whether the bytes
-    are the right ones is for the caller to verify.
+    Up to `CONNECTIONS` pieces come at the same time. A server that refuses so many is served by
+    fewer; one that gives no parts of files sends it whole, and after a break again from the start,
+    as nothing else is possible then. A file that has changed in between begins anew. Whether the
+    bytes are the right ones is for the caller to verify.
 
     Args:
         url: An http or https address. Proxies and certificates are those of the environment.
         path: The partial file; complete when this returns.
         size: Bytes in all, if known; a server that offers another length is refused.
-        progress: Called with the bytes so far and the bytes in all.
+        progress: Called with the bytes so far and the bytes in all, by the calling thread.
         verify: As in requests: a bundle of certificates to trust, or False for any.
 
     Raises:
-        AssetError: if the server refuses, offers another length, or fails `TRIES` times without a
-            new byte. What has arrived stays in `path` for a later call.
+        AssetError: if the server refuses, offers another length, fails `TRIES` times without a
+            new byte, or the disk has no room. What has arrived stays for a later call.
         OSError: if the disk is full or `path` cannot be written.
     """
-    furthest, tries = _length(path), 0
-    while True:
-        try:
-            _attempt(url, path, size, progress or (lambda done, total: None), verify)
-            return _state(path).unlink(missing_ok=True)
-        except _BrokenOffError as broken:
-            tries = 0 if _length(path) > furthest else tries + 1
-            furthest = max(furthest, _length(path))
-            if tries >= TRIES:
-                raise AssetError(f"{broken}{_kept(path)}") from broken
-            wait = BACKOFF * 2 ** (tries - 1) if broken.wait is None else broken.wait
-            time.sleep(min(wait, LONGEST_WAIT))
-
-
-def _attempt(url: str, path: Path, size: int | None, report: Report, verify: bool | str) -> None:
-    have = _length(path)
-    if have and have == size:
+    if _is_complete(path, size):
         return
-    with _asked(url, _range(path, have), verify) as response:
-        if response.status_code == 416 and _span(response)[1] == have:
-            return  # asked for what follows the last byte: there was nothing missing
-        start, total = _offer(response, path, have)
-        if size is not None and total is not None and total != size:
-            raise AssetError(f"it offers {total} bytes where {size} are expected")
-        if start == 0:
-            path.write_bytes(b"")
-            _remember(path, response)
-        _receive(response, path, total if size is None else size, report)
+    ranges = True
+    for _ in range(TRIES):
+        try:
+            filling = _Filling(url, path, size, verify, ranges)
+            filling.fill(progress or (lambda done, total: None))
+            return
+        except _ChangedError:
+            discard(path)
+        except NoRangesError:
+            discard(path)
+            ranges = False
+        except _TooLongError:
+            discard(path)
+            raise
+        except AssetError as error:
+            raise AssetError(f"{error}{_kept(filling.ledger.done)}") from error
+    raise AssetError("it is another file each time that it is asked for")
 
 
-@contextlib.contextmanager
-def _asked(url: str, headers: dict[str, str], verify: bool | str) -> Iterator["Response"]:
-    """Ask a server and hand out its answer; whatever goes wrong is told in our own errors."""
-    import requests
-    import urllib3
-
-    timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
-    try:
-        with requests.get(
-            url, headers=headers, stream=True, timeout=timeout, verify=verify
-        ) as response:
-            _refuse(response)
-            yield response
-    except requests.exceptions.SSLError as error:
-        raise AssetError("no trusted connection (the certificate does not verify)") from error
-    except requests.Timeout as error:
-        raise _BrokenOffError("it does not answer in time") from error
-    except requests.ConnectionError as error:
-        raise _BrokenOffError("it cannot be reached") from error
-    except requests.RequestException as error:
-        raise AssetError(f"it cannot be asked: {error}") from error
-    except urllib3.exceptions.HTTPError as error:
-        raise _BrokenOffError("the connection broke off") from error
+def discard(path: Path) -> None:
+    """Remove a partial file and its ledger."""
+    path.unlink(missing_ok=True)
+    _forget(path)
 
 
-def _refuse(response: "Response") -> None:
-    answer = f"it answers {response.status_code} {response.reason}"
-    if response.status_code >= 500 or response.status_code in (408, 425, 429):
-        raise _BrokenOffError(answer, _retry_after(response))
-    if response.status_code not in (200, 206, 416):
-        raise AssetError(answer)
+def held(path: Path) -> int:
+    """How many bytes of a partial file are here and will not be asked for again."""
+    if _state(path).exists():
+        return _remembered(path, None).done
+    return path.stat().st_size if path.is_file() else 0
 
 
-def _retry_after(response: "Response") -> float | None:
-    """Return the seconds that a server asks to wait, which it may also give as a date."""
-    asked = response.headers.get("Retry-After", "")
-    if asked.isdecimal():
-        return float(asked)
-    with contextlib.suppress(ValueError, TypeError):
-        return max(0.0, (parsedate_to_datetime(asked) - datetime.now(UTC)).total_seconds())
-    return None
+def beside(path: Path, suffix: str) -> Path:
+    """The file of that name with more behind it."""
+    return path.with_name(path.name + suffix)
 
 
-def _range(path: Path, have: int) -> dict[str, str]:
-    """Return the headers that ask for the bytes from `have` on, if the file is still the same."""
-    # the bytes as they are: a compressed answer could be neither resumed nor verified
-    headers = {"Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
-        if validator := _remembered(path):
-            headers["If-Range"] = validator
-    return headers
+def _forget(path: Path) -> None:
+    """Remove the ledger, and what a kill in the middle of writing it has left."""
+    for leftover in path.parent.glob(f".{glob.escape(_state(path).name)}.*"):
+        leftover.unlink(missing_ok=True)
+    _state(path).unlink(missing_ok=True)
 
 
-def _span(response: "Response") -> tuple[int | None, int | None]:
-    """Return the first byte and the length of the whole file, as Content-Range tells them."""
-    told = re.fullmatch(
-        r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", response.headers.get("Content-Range", "").strip()
-    )
-    first, total = told.groups() if told else (None, None)
-    return (None if first is None else int(first), None if total is None else int(total))
+def _is_complete(path: Path, size: int | None) -> bool:
+    return path.is_file() and path.stat().st_size == size and not _state(path).exists()
 
 
-def _offer(response: "Response", path: Path, have: int) -> tuple[int, int | None]:
-    """Return where the answer's body begins in the file, and the file's length if it is told."""
-    if response.status_code == 200:  # the whole file: it has changed, or Range is not understood
-        length = response.headers.get("Content-Length", "")
-        return 0, int(length) if length.isdecimal() else None
-    first, total = _span(response)
-    before, now = _remembered(path), _validator(response)
-    if first != have or (before and now and before != now):
-        discard(path)
-        raise _BrokenOffError("it sends other bytes than those that are missing")
-    return first, total
-
-
-def _receive(response: "Response", path: Path, end: int | None, report: Report) -> None:
-    """Append the answer's body to `path`, up to `end` bytes in all."""
-    with path.open("ab") as stream:
-        done = stream.tell()
-        # read1 gives what has come, so that nothing is lost in a buffer when the line breaks
-        while piece := response.raw.read1(CHUNK, decode_content=False):
-            done += stream.write(piece)
-            if end is not None and done > end:
-                break
-            report(done, end)
-    if end is not None and done > end:
-        discard(path)
-        raise AssetError(f"it sends more than the {end} bytes that are expected")
-    if end is not None and done < end:
-        raise _BrokenOffError(f"it ends after {done} of {end} bytes")
-
-
-def _validator(response: "Response") -> str | None:
-    """Return what identifies the file's version on the server."""
-    etag = response.headers.get("ETag", "")
-    # a weak ETag promises the same meaning, not the same bytes
-    return etag if etag.startswith('"') else response.headers.get("Last-Modified")
-
-
-def _remember(path: Path, response: "Response") -> None:
-    _state(path).write_text(json.dumps({"validator": _validator(response)}), encoding="utf-8")
-
-
-def _remembered(path: Path) -> str | None:
-    try:
-        validator = json.loads(_state(path).read_text(encoding="utf-8"))["validator"]
-    except (OSError, ValueError, KeyError, TypeError):  # the hash has the last word anyway
-        return None
-    return validator if isinstance(validator, str) else None
+def _kept(have: int) -> str:
+    return f", but {have} bytes are kept and the next try goes on from there" if have else ""
 
 
 def _state(path: Path) -> Path:
     return beside(path, ".json")
 
 
-def discard(path: Path) -> None:
-    """Remove a partial file and what is remembered of it."""
-    path.unlink(missing_ok=True)
-    _state(path).unlink(missing_ok=True)
+def _as_json(ledger: Ledger) -> dict[str, object]:
+    return {"validator": ledger.validator, "total": ledger.total, "missing": ledger.missing}
 
 
-def _length(path: Path) -> int:
-    return path.stat().st_size if path.is_file() else 0
-
-
-def _kept(path: Path) -> str:
-    have = _length(path)
-    return f", but {have} bytes are kept and the next try goes on from there" if have else ""
-
-
-def beside(path: Path, suffix: str) -> Path:
-    """The file of that name with more behind it."""
-    return path.with_name(path.name + suffix)
+def _remembered(path: Path, size: int | None) -> Ledger:
+    """Return the ledger of a partial file; an empty one if there is none that can be believed."""
+    try:
+        told = read_json(_state(path))
+        missing = [(int(first), int(end)) for first, end in told["missing"]]
+        ledger = Ledger(told["validator"], told["total"], missing)
+        end = ENDLESS if ledger.total is None else ledger.total
+        believed = ledger.reach <= path.stat().st_size <= end and size in (None, end)
+    except (OSError, ValueError, KeyError, TypeError):  # the hash has the last word anyway
+        return Ledger()
+    return ledger if believed else Ledger()

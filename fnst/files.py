@@ -28,13 +28,17 @@ def write(path: Path, content: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all."""
-    write(path, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write ``value`` as indented JSON, whole or not at all.
+
+    Names of files that are no valid Unicode come back from ``read_json`` as they were.
+    """
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write(path, text.encode(errors="surrogateescape"))
 
 
 def read_json(path: Path) -> Any:
     """Read JSON; the errors are Python's own, for the caller to word."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(path.read_text(encoding="utf-8", errors="surrogateescape"))
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -5,11 +5,15 @@ is the same.
 """
 
 import io
+import math
 import os
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -21,6 +25,7 @@ from fnst import files
 from fnst.errors import ImageError
 
 Image = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
+Opened = ImageFile.ImageFile  # to everyone else, something that has a size and can be made a square
 AnySize = Float[torch.Tensor, "1 3 _ _"]  # the same, of a size of its own
 
 # What Pillow writes with these endings, and how: visually lossless rather than small.
@@ -42,7 +47,18 @@ MOST_PIXELS = 250_000_000
 Pillow.MAX_IMAGE_PIXELS = MOST_PIXELS
 BOMB = (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning)
 
+# A picture that takes the memory of more pixels than this while it is decoded waits until no other
+# such picture is decoded in this process; chosen by us: 128 MB, and no photograph of MS COCO waits.
+LARGE_PIXELS = 32_000_000
+_one_large_picture = threading.Lock()
+
+# Squares are made of files nobody looked at. Pillow knows more formats, and would start Ghostscript
+# for a PostScript program that is called a.jpg.
+PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+
 SRGB = ImageCms.createProfile("sRGB")
+
+ORIENTATION = 0x0112  # the tag of EXIF 2.3 that says how to turn a picture
 
 # A bright paper for sheets, and the grey of its captions.
 PAPER, INK = (250, 248, 243), (70, 66, 60)
@@ -62,7 +78,7 @@ def load(source: Path | bytes, *, name: str | None = None) -> Picture:
     Raises:
         ImageError: when it is missing, damaged, no picture, or larger than 250 megapixels.
     """
-    with _opened(source, name) as image:
+    with _Opened(source, _called(source, name)) as image:
         turned = _upright(image)
         alpha = _alpha(turned)
         return Picture(_to_tensor(_to_srgb(turned)), alpha)
@@ -78,15 +94,30 @@ def load_square(
     Raises:
         ImageError: as ``load`` does.
     """
-    with _opened(source, name) as image:
-        image.draft("RGB", (size, size))
-        square = ImageOps.fit(_to_srgb(_upright(image)), (size, size), Pillow.Resampling.LANCZOS)
-        return np.asarray(square)
+    with opened(source, name=name) as image:
+        return square(image, size)
+
+
+def opened(source: Path | bytes, *, name: str | None = None) -> AbstractContextManager[Opened]:
+    """Open a photograph for a ``with`` block: its header is read, nothing is decoded yet.
+
+    ``size`` of what is opened is its width and height in pixels, before any turning. Whatever goes
+    wrong inside the block comes out as an ImageError, worded as ``load`` words it.
+    """
+    return _Opened(source, _called(source, name), PHOTOGRAPHS)
+
+
+def square(image: Opened, size: int) -> UInt8[np.ndarray, "h w 3"]:
+    """What ``load_square`` makes, of a picture that is ``opened``; only once for each."""
+    shape = (size, size)
+    with _one_large_picture if _is_large(image, shape) else nullcontext():
+        upright = _to_resize(_upright(image))
+        return np.asarray(_to_srgb(ImageOps.fit(upright, shape, Pillow.Resampling.LANCZOS)))
 
 
 def size_of(source: Path | bytes, *, name: str | None = None) -> tuple[int, int]:
     """Width and height in pixels, read from the header alone, before any turning."""
-    with _opened(source, name) as image:
+    with _Opened(source, _called(source, name)) as image:
         return image.size
 
 
@@ -166,22 +197,24 @@ def sheet(rows: Sequence[tuple[str, Sequence[AnySize]]], headings: Sequence[str]
     return _to_tensor(page)
 
 
-def _opened(source: Path | bytes, name: str | None) -> "_Opened":
-    return _Opened(source, name or (str(source) if isinstance(source, Path) else "the picture"))
+def _called(source: Path | bytes, name: str | None) -> str:
+    return name or (str(source) if isinstance(source, Path) else "the picture")
 
 
 class _Opened:
     """Opens a picture for a ``with`` block and words whatever goes wrong inside as ImageError."""
 
-    def __init__(self, source: Path | bytes, name: str) -> None:
-        self.source, self.name = source, name
+    def __init__(
+        self, source: Path | bytes, name: str, formats: tuple[str, ...] | None = None
+    ) -> None:
+        self.source, self.name, self.formats = source, name, formats
 
-    def __enter__(self) -> Pillow.Image:
+    def __enter__(self) -> Opened:
         try:
             file: Path | BinaryIO = (
                 self.source if isinstance(self.source, Path) else io.BytesIO(self.source)
             )
-            self.image = Pillow.open(file)
+            self.image = Pillow.open(file, formats=self.formats)
         except Exception as error:
             raise self._worded(error) from error
         width, height = self.image.size
@@ -217,8 +250,31 @@ class _Opened:
         return ImageError(f"{self.name}: this picture is damaged ({reason}).")
 
 
+def _is_large(image: Opened, shape: tuple[int, int]) -> bool:
+    """Ask the decoder for no more than ``shape`` needs; whether it will need much memory still."""
+    pixels = math.prod(image.size)
+    image.draft("RGB", shape)
+    if pixels <= LARGE_PIXELS:
+        return False
+    return math.prod(image.size) > LARGE_PIXELS or _scans(image) > 1
+
+
+def _scans(image: Opened) -> int:
+    """How many scans a JPEG has; of more than one, the decoder holds everything at full size."""
+    file = cast(BinaryIO, image.fp)  # there, as nothing has been decoded
+    position = file.tell()
+    file.seek(0)
+    start_of_scan = b"\xff\xda"
+    found = file.read().count(start_of_scan)
+    file.seek(position)
+    thumbnail: bytes = image.info.get("exif", b"")
+    return found - thumbnail.count(start_of_scan)
+
+
 def _upright(image: Pillow.Image) -> Pillow.Image:
-    return ImageOps.exif_transpose(image)
+    image.load()  # some formats keep what follows behind their pixels
+    turned = image.getexif().get(ORIENTATION, 1) != 1
+    return ImageOps.exif_transpose(image) if turned else image
 
 
 def _alpha(image: Pillow.Image) -> Float[torch.Tensor, "1 1 h w"] | None:
@@ -229,27 +285,64 @@ def _alpha(image: Pillow.Image) -> Float[torch.Tensor, "1 1 h w"] | None:
 
 def _to_srgb(image: Pillow.Image) -> Pillow.Image:
     """Convert any mode to 8-bit sRGB, through the embedded profile where there is a usable one."""
+    image = _plain(image)
+    profile = image.info.get("icc_profile")
+    transform = _transform(profile, image.mode) if profile else None
+    if transform:
+        return transform.apply(image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_resize(image: Pillow.Image) -> Pillow.Image:
+    """The picture in a mode that may be resized before it becomes sRGB, which is less work."""
+    image = _plain(image)
+    if image.mode in ("RGB", "L"):
+        return image
+    converted = _to_srgb(image)
+    converted.info.pop("icc_profile", None)  # it has been followed, or was of no use
+    return converted
+
+
+def _plain(image: Pillow.Image) -> Pillow.Image:
+    """Eight bits, no palette, and no alpha beside colours; everything else stays."""
     if image.mode.startswith("I") or image.mode == "F":
-        image = _to_eight_bits(image)
+        return _to_eight_bits(image)
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    profile = image.info.get("icc_profile")
-    if profile and image.mode in ("RGB", "RGBA", "CMYK", "L"):
-        try:
-            source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-            plain = image.convert("RGB") if image.mode == "RGBA" else image
-            converted = ImageCms.profileToProfile(plain, source, SRGB, outputMode="RGB")
-            return converted or plain.convert("RGB")
-        except (ImageCms.PyCMSError, ValueError, OSError):
-            pass  # a broken profile says nothing; the plain numbers are the best guess
-    return image.convert("RGB")
+    return image.convert("RGB") if image.mode == "RGBA" else image
+
+
+@lru_cache(maxsize=16)  # thousands of photographs have a handful of profiles
+def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
+    """How pixels of this mode become sRGB; None where the plain numbers are the best guess."""
+    if mode not in ("RGB", "CMYK", "L"):
+        return None
+    try:
+        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+        found = ImageCms.buildTransform(source, SRGB, mode, "RGB")
+    except (ImageCms.PyCMSError, ValueError, OSError):
+        return None  # a broken profile says nothing
+    return None if mode == "RGB" and _changes_nothing(found) else found
+
+
+def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
+    """Whether 17 levels of each colour stay what they are, but for rounding; sRGB's own do."""
+    levels = np.linspace(0, 255, 17).round().astype(np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(17, -1, 3)
+    converted = np.asarray(transform.apply(Pillow.fromarray(colours)))
+    return bool(np.abs(converted.astype(int) - colours).max() <= 1)
 
 
 def _to_eight_bits(image: Pillow.Image) -> Pillow.Image:
     """Scale 16-bit, 32-bit and float grey to 0-255; Pillow's own conversion would clip them."""
-    values = np.asarray(image, dtype=np.float64)
+    values = np.array(image, dtype=np.float64)
+    # In place, because a large picture has gigabytes of these; what is no number becomes black.
+    np.nan_to_num(values, copy=False, posinf=0, neginf=0)
     top = 65535.0 if image.mode.startswith("I") else max(1.0, float(values.max(initial=1.0)))
-    return Pillow.fromarray((values.clip(0, top) / top * 255).round().astype(np.uint8))
+    np.clip(values, 0, top, out=values)
+    values /= top
+    values *= 255
+    return Pillow.fromarray(values.round(out=values).astype(np.uint8))
 
 
 def _to_tensor(image: Pillow.Image) -> torch.Tensor:

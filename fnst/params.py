@@ -65,8 +65,8 @@ class Loss:
 class Photos:
     """Which photographs to learn from, and which to keep for judging."""
 
-    train: str | tuple[str, ...]  # names of the catalogue, a folder, or a zip
-    held_out: str | tuple[str, ...]
+    train: tuple[str, ...]  # names of the catalogue, folders, zips; in params.yaml one or a list
+    held_out: tuple[str, ...]
     train_count: Count | Literal["all"]
     held_out_count: Count | Literal["all"]
     size: Pixels  # side of the squares that are kept, pixels
@@ -203,10 +203,12 @@ def read(kind: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         return _read_choice(arguments, value, where)
     if origin is tuple:
-        return tuple(read(str, item, where) for item in _expect(list, value, where, "a list"))
+        items = [value] if isinstance(value, str) else value  # one need not be written as a list
+        items = _expect(list, items, where, "a text or a list of texts")
+        return tuple(read(str, item, where) for item in items)
     if origin is Mapping:
-        items = _expect(dict, value, where, "a mapping of names").items()
-        return {read(str, k, where): read(arguments[1], v, f"{where}: {k}") for k, v in items}
+        pairs = _expect(dict, value, where, "a mapping of names").items()
+        return {read(str, k, where): read(arguments[1], v, f"{where}: {k}") for k, v in pairs}
     return _read_scalar(kind, value, where)
 
 

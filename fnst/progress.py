@@ -8,11 +8,14 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import (
     BarColumn,
+    DownloadColumn,
     MofNCompleteColumn,
     Progress,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
+    TransferSpeedColumn,
 )
 
 # Where nobody watches, in a log or under CI, a line this often says that work goes on.
@@ -23,6 +26,12 @@ class Update(Protocol):
     """Tells how far the work is, and what else is worth seeing."""
 
     def __call__(self, done: int, note: str = "") -> None: ...
+
+
+class Transfer(Protocol):
+    """Tells how far a file is: its name, the bytes so far and, where known, the bytes in all."""
+
+    def __call__(self, name: str, done: int, total: int | None) -> None: ...
 
 
 @contextmanager
@@ -72,6 +81,57 @@ def _lines(console: Console, title: str, total: int | None) -> Iterator[Update]:
         console.print(line, highlight=False, soft_wrap=True)
 
     yield update
+
+
+@contextmanager
+def transfers(console: Console | None = None) -> Iterator[Transfer]:
+    """Show files as they arrive, each with its rate and the time left, while the block lasts."""
+    console = console or Console(stderr=True)
+    show = _transfer_bars if console.is_terminal else _transfer_lines
+    with show(console) as transfer:
+        yield transfer
+
+
+@contextmanager
+def _transfer_bars(console: Console) -> Iterator[Transfer]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    tasks: dict[str, TaskID] = {}
+    with Progress(*columns, console=console) as bar:
+
+        def transfer(name: str, done: int, total: int | None) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=total)
+            bar.update(tasks[name], completed=done, total=total)
+
+        yield transfer
+
+
+@contextmanager
+def _transfer_lines(console: Console) -> Iterator[Transfer]:
+    name_then, began, first, last = "", 0.0, 0, 0.0
+
+    def transfer(name: str, done: int, total: int | None) -> None:
+        nonlocal name_then, began, first, last
+        now = time.monotonic()
+        if name != name_then:  # the rate is that of the bytes that come now, not of those kept
+            name_then, began, first, last = name, now, done, now
+        if now - last < LINE_SECONDS:
+            return
+        last = now
+        rate = (done - first) / (now - began)
+        of = f" of {total / 1e6:.1f}" if total else ""
+        left = _left(done - first, now - began, (total - done) if total else None)
+        told = (f"{name}: {done / 1e6:.1f}{of} MB", f"{rate / 1e6:.1f} MB/s", left)
+        console.print(", ".join(filter(None, told)), highlight=False, soft_wrap=True)
+
+    yield transfer
 
 
 def _left(done: int, seconds: float, remaining: int | None) -> str:

@@ -34,16 +34,13 @@ def bring(source: str, folder: Path, *, progress: Progress | None = None) -> lis
     Raises:
         AssetError: when there is no such source, or it cannot be had.
     """
-    if not source.strip():
-        raise AssetError("expected the name of an asset, a URL or a path, got an empty text")
-    path = project_root() / Path(source).expanduser()
-    place = folder / _short_hash(source) / path.name
-    if path.is_dir():
+    if path := local(source):
+        place = folder / _short(source) / path.name
+        if path.is_file():
+            return [_link(path, place)]
         return [_link(file, place / file.relative_to(path)) for file in _below(path)]
-    if path.is_file():
-        return [_link(path, place)]
-    asset = _asset(source)
-    return [assets.get(asset, folder / PurePosixPath(asset.name).parent, progress=progress)]
+    asset = find(source)
+    return [assets.get(asset, place_of(asset, folder), progress=progress)]
 
 
 def keep_only(files: Iterable[Path], folder: Path) -> None:
@@ -54,7 +51,24 @@ def keep_only(files: Iterable[Path], folder: Path) -> None:
             path.unlink()
 
 
-def _asset(source: str) -> Asset:
+def local(source: str) -> Path | None:
+    """The file or folder of that path, seen from the project's root; None when there is none.
+
+    Raises:
+        AssetError: when the text is empty, which would mean the whole project.
+    """
+    if not source.strip():
+        raise AssetError("expected the name of an asset, a URL or a path, got an empty text")
+    path = project_root() / Path(source).expanduser()
+    return path if path.exists() else None
+
+
+def find(source: str) -> Asset:
+    """The asset that a name of the catalogue, or a URL with its hash, stands for.
+
+    Raises:
+        AssetError: when it is neither; the message names the nearest.
+    """
     address, fragment = urldefrag(source)
     if urlsplit(address).scheme not in ("http", "https"):
         return _known(source)
@@ -63,8 +77,13 @@ def _asset(source: str) -> Asset:
             f"{source}: expected a URL that ends in #sha256= and the hash of the file, so that "
             "everybody gets the same one; got none."
         )
-    name = PurePosixPath(urlsplit(address).path).name
+    name = f"{_short(source)}/{PurePosixPath(urlsplit(address).path).name}"
     return Asset(name, fragment.removeprefix("sha256="), None, "unknown", (address,))
+
+
+def place_of(asset: Asset, folder: Path) -> Path:
+    """The folder below ``folder`` that an asset is put into."""
+    return folder / PurePosixPath(asset.name).parent
 
 
 def _known(source: str) -> Asset:
@@ -78,13 +97,20 @@ def _below(folder: Path) -> list[Path]:
     return [path for path in sorted(folder.rglob("*")) if path.is_file()]
 
 
-def _short_hash(source: str) -> str:
+def _short(source: str) -> str:
     """Keeps sources apart whose last names are the same."""
     return hashlib.sha256(source.encode()).hexdigest()[:8]
 
 
 def _link(source: Path, target: Path) -> Path:
     source = source.resolve()  # a link to a link would point nowhere from its new place
+    try:
+        return _linked(source, target)
+    except OSError as error:  # most often a disk that is full
+        raise AssetError(f"{source} cannot be brought to {target}: {error.strerror}.") from error
+
+
+def _linked(source: Path, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists() and target.samefile(source):
         return target

@@ -191,7 +191,8 @@ class Dataset:
     """A packed photo set as MLflow lists it."""
 
     name: str
-    path: Path
+    folder: Path
+    size: int  # side of its squares, pixels
     digest: str  # SHA-256 of the set
     context: str  # training or evaluation
 
@@ -201,9 +202,9 @@ class Dataset:
         from mlflow.data.meta_dataset import MetaDataset
         from mlflow.types import Schema, TensorSpec
 
-        shape = np.load(self.path, mmap_mode="r").shape
-        schema = Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape[1:]), "photographs")])
-        source = resolve_dataset_source(str(self.path))
+        shape = (-1, self.size, self.size, 3)
+        schema = Schema([TensorSpec(np.dtype(np.uint8), shape, "photographs")])
+        source = resolve_dataset_source(str(self.folder))
         meta = MetaDataset(source, self.name, self.digest[:36], schema)  # type: ignore[abstract]
         return meta, self.context
 

@@ -34,7 +34,7 @@ def main() -> None:
         device=where,
     )
     network = checkpoint.load(DATA / "models" / name).network.to(where)
-    photos = Photos(DATA / "photos" / "held_out.npy")
+    photos = Photos(DATA / "photos" / "held_out")
     report = files.read_json(DATA / "photos" / "report.json")
     names = [photo["name"] for photo in report["held_out"]["kept"]]
 

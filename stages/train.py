@@ -79,7 +79,7 @@ def main() -> None:
             run_id=journal.run_id,
             params=tracking.flatten(shown),
             tags={**lineage, **hashes, "style": name},
-            datasets=_datasets(hashes["photographs_sha256"]),
+            datasets=_datasets(parts.photos.size, hashes["photographs_sha256"]),
         ) as tracked,
         watch(f"train {name}", parts.steps) as update,
     ):
@@ -113,14 +113,14 @@ def _assemble(wanted: params.Params, style: params.Style, picture: Path, vgg: Pa
     plan, where = wanted.chosen.train, device()
     dtype = training.choose_dtype(plan.precision, where)
     network = build.network(wanted.chosen.network, seed=plan.seed).to(where)
-    photos = Photos(DATA / "photos" / "train.npy")
+    photos = Photos(DATA / "photos" / "train")
     return Parts(
         plan=plan,
         network=network,
         loss=build.loss(wanted.loss, style, picture=picture, vgg=vgg, device=where, dtype=dtype),
         optimizer=training.adam(network, plan.learning_rate),
         photos=photos,
-        sample=Photos(DATA / "photos" / "held_out.npy").whole(0),
+        sample=Photos(DATA / "photos" / "held_out").whole(0),
         steps=training.count_steps(
             len(photos), batch_size=plan.batch_size, steps=plan.steps, epochs=plan.epochs
         ),
@@ -220,10 +220,11 @@ def _fingerprint(described: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _datasets(digest: str) -> list[tracking.Dataset]:
+def _datasets(size: int, digest: str) -> list[tracking.Dataset]:
+    folder = DATA / "photos"
     return [
-        tracking.Dataset("train", DATA / "photos" / "train.npy", digest, "training"),
-        tracking.Dataset("held out", DATA / "photos" / "held_out.npy", digest, "evaluation"),
+        tracking.Dataset("train", folder / "train", size, digest, "training"),
+        tracking.Dataset("held out", folder / "held_out", size, digest, "evaluation"),
     ]
 
 

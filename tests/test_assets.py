@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -10,15 +11,21 @@ import threading
 from pathlib import Path
 
 import pytest
-from server import serving
 
-from fnst import assets, download, package_index
+from benchmarks.server import serving
+from fnst import assets, download, package_index, web
 from fnst.assets import Asset, find, get
 from fnst.errors import AssetError
 from fnst.files import sha256
 
 BODY = bytes(range(256)) * 400  # 102,400 bytes, no two neighbours alike
 OTHER = bytes(reversed(BODY))
+SIZE = len(BODY)
+ALL = f"bytes=0-{download.SMALLEST - 1}"  # a small file is asked for by one request
+
+
+def rest(first, end=SIZE):
+    return f"bytes={first}-{end - 1}"
 
 
 def hashed(body):
@@ -35,7 +42,7 @@ def at_home(monkeypatch, tmp_path):
     """No mirror, an empty cache, no waiting, and the loopback never through a proxy."""
     monkeypatch.delenv("FNST_MIRROR", raising=False)
     monkeypatch.setenv("FNST_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(download, "BACKOFF", 0.0)
+    monkeypatch.setattr(web, "BACKOFF", 0.0)
     for name in ("NO_PROXY", "no_proxy"):
         monkeypatch.setenv(name, ",".join(filter(None, [os.environ.get(name), "127.0.0.1"])))
 
@@ -67,9 +74,9 @@ def is_whole(folder):
 
 def then_resumes(wave, folder, site):
     """A later get goes on after the bytes that are kept."""
-    kept = (folder / "wave.jpg.part").stat().st_size
+    kept = download.held(folder / "wave.jpg.part")
     get(wave, folder)
-    return is_whole(folder) and site.ranges[-1] == f"bytes={kept}-" and site.sent == len(BODY)
+    return is_whole(folder) and site.ranges[-1] == rest(kept) and site.sent == len(BODY)
 
 
 # --- plain downloads ------------------------------------------------------------------------------
@@ -135,7 +142,7 @@ def test_a_dropped_connection_is_resumed_where_it_broke(wave, folder, site):
     site.drops = [1000, 50_000]
     get(wave, folder)
     assert is_whole(folder)
-    assert site.ranges == [None, "bytes=1000-", "bytes=51000-"]
+    assert site.ranges == [ALL, rest(1000), rest(51_000)]
     assert site.sent == len(BODY)
 
 
@@ -143,21 +150,21 @@ def test_a_dropped_connection_is_resumed_when_no_length_is_known(site, folder):
     site.chunked, site.drops = True, [1000]
     get(asset(f"{site.url}/wave.jpg", size=None), folder)
     assert is_whole(folder)
-    assert site.ranges == [None, "bytes=1000-"]
+    assert site.ranges == [ALL, rest(1000)]
 
 
 def test_only_tries_without_a_new_byte_are_counted(wave, folder, site):
-    site.drops = [1000] * 5 * download.TRIES
+    site.drops = [1000] * 5 * web.TRIES
     get(wave, folder)
     assert is_whole(folder)
     assert site.sent == len(BODY)
 
 
 def test_a_server_that_gives_no_more_bytes_is_left_after_some_tries(wave, folder, site):
-    site.drops = [1000] + [0] * download.TRIES
+    site.drops = [1000] + [0] * web.TRIES
     with pytest.raises(AssetError, match=r"styles/wave\.jpg .* 1000 bytes are kept"):
         get(wave, folder)
-    assert len(site.asked) == 1 + download.TRIES
+    assert len(site.asked) == 1 + web.TRIES
     assert then_resumes(wave, folder, site)
 
 
@@ -165,27 +172,27 @@ def test_a_server_that_always_breaks_off_at_the_same_byte_is_left(wave, folder, 
     site.ignores_range, site.drops = True, [1000] * 100
     with pytest.raises(AssetError, match="broke off"):
         get(wave, folder)
-    assert len(site.asked) == download.TRIES + 1
+    assert len(site.asked) == web.TRIES + 1
 
 
 def test_a_stalled_connection_is_left_and_resumed(wave, folder, site, monkeypatch):
-    monkeypatch.setattr(download, "READ_TIMEOUT", 0.2)
+    monkeypatch.setattr(web, "READ_TIMEOUT", 0.2)
     site.stalls = [2000]
     get(wave, folder)
     assert is_whole(folder)
-    assert site.ranges == [None, "bytes=2000-"]
+    assert site.ranges == [ALL, rest(2000)]
     assert site.sent == len(BODY)
 
 
 def test_a_server_that_never_answers_is_told_so(wave, folder, site, monkeypatch):
-    monkeypatch.setattr(download, "READ_TIMEOUT", 0.1)
-    site.stalls = [0] * download.TRIES
+    monkeypatch.setattr(web, "READ_TIMEOUT", 0.1)
+    site.stalls = [0] * web.TRIES
     with pytest.raises(AssetError, match=r"127\.0\.0\.1.*(in time|broke off)"):
         get(wave, folder)
 
 
 def test_an_interrupt_keeps_what_has_arrived(wave, folder, site):
-    site.drops = [3000]
+    site.stalls = [3000]
 
     def interrupt(name, done, total):
         if done == 3000:
@@ -216,28 +223,6 @@ def test_a_busy_server_is_asked_again(wave, folder, site, status):
     assert len(site.asked) == 3
 
 
-@pytest.mark.parametrize(
-    ("asked_for", "waited"),
-    [("7", 7), ("86400", 60), ("Wed, 21 Oct 2015 07:28:00 GMT", 0), ("soon", 0.25), (None, 0.25)],
-)
-def test_a_busy_server_says_how_long_to_wait(wave, folder, site, monkeypatch, asked_for, waited):
-    slept = []
-    monkeypatch.setattr(download, "BACKOFF", 0.25)
-    monkeypatch.setattr(download.time, "sleep", slept.append)
-    site.answers = [(503, {"Retry-After": asked_for} if asked_for else {})]
-    get(wave, folder)
-    assert slept == [waited]
-
-
-def test_waiting_doubles_from_try_to_try(wave, folder, site, monkeypatch):
-    slept = []
-    monkeypatch.setattr(download, "BACKOFF", 1.0)
-    monkeypatch.setattr(download.time, "sleep", slept.append)
-    site.answers = [(503, {})] * 3
-    get(wave, folder)
-    assert slept == [1, 2, 4]
-
-
 def test_a_missing_file_is_not_asked_for_twice(site, folder):
     with pytest.raises(AssetError, match="it answers 404 Not Found"):
         get(asset(f"{site.url}/none.jpg"), folder)
@@ -248,29 +233,29 @@ def test_a_server_without_ranges_sends_the_file_anew(wave, folder, site):
     site.ignores_range, site.drops = True, [1000]
     get(wave, folder)
     assert is_whole(folder)
-    assert site.ranges == [None, "bytes=1000-"]
+    assert site.ranges == [ALL, rest(1000)]
 
 
 def test_a_file_that_changed_in_between_is_not_glued_together(site, folder):
     changed = asset(f"{site.url}/wave.jpg", body=OTHER)
-    site.files["/wave.jpg"], site.drops = BODY, [1000] + [0] * download.TRIES
+    site.files["/wave.jpg"], site.drops = BODY, [1000] + [0] * web.TRIES
     with pytest.raises(AssetError):
         get(changed, folder)
     site.files["/wave.jpg"], site.sent = OTHER, 0
     get(changed, folder)
     assert (folder / "wave.jpg").read_bytes() == OTHER
-    assert site.ranges[-1] == "bytes=1000-"
+    assert site.ranges[-1] == rest(1000)
     assert site.sent == len(OTHER)  # at once, instead of a glued file and then another try
 
 
 def test_a_changed_file_is_noticed_when_the_server_ignores_the_question(site, folder):
     changed = asset(f"{site.url}/wave.jpg", body=OTHER)
-    site.ignores_if_range, site.drops = True, [1000] + [0] * download.TRIES
+    site.ignores_if_range, site.drops = True, [1000] + [0] * web.TRIES
     with pytest.raises(AssetError):
         get(changed, folder)
     site.files["/wave.jpg"], told = OTHER, []
     get(changed, folder, progress=lambda name, done, total: told.append(done))
-    assert site.ranges[-2:] == ["bytes=1000-", None]
+    assert site.ranges[-2:] == [rest(1000), ALL]
     assert told.count(len(OTHER)) == 2  # at the end, and once it is there: nothing was glued
     assert (folder / "wave.jpg").read_bytes() == OTHER
 
@@ -278,7 +263,7 @@ def test_a_changed_file_is_noticed_when_the_server_ignores_the_question(site, fo
 @pytest.mark.parametrize("etag", [None, 'W/"weak"'])
 def test_a_date_stands_in_for_a_missing_or_weak_etag(wave, folder, site, etag):
     site.date, site.etags["/wave.jpg"] = "Wed, 21 Oct 2015 07:28:00 GMT", etag
-    site.drops = [1000] + [0] * download.TRIES
+    site.drops = [1000] + [0] * web.TRIES
     with pytest.raises(AssetError):
         get(wave, folder)
     site.date, site.sent = "Thu, 22 Oct 2015 07:28:00 GMT", 0
@@ -295,11 +280,9 @@ def test_a_download_resumes_without_anything_that_identifies_the_file(wave, fold
 
 
 def test_wrong_bytes_under_a_resumed_download_are_fetched_once_more(wave, folder, site):
-    folder.mkdir()
-    (folder / "wave.jpg.part").write_bytes(OTHER[:1000])
-    get(wave, folder)
+    get(wave, with_part(folder, OTHER[:1000]))
     assert is_whole(folder)
-    assert site.ranges == ["bytes=1000-", None]
+    assert site.ranges == [rest(1000), ALL]
 
 
 def test_a_part_that_is_complete_needs_no_more_bytes(wave, folder, site):
@@ -310,38 +293,38 @@ def test_a_part_that_is_complete_needs_no_more_bytes(wave, folder, site):
     assert site.asked == []
 
 
-def test_a_complete_part_of_unknown_size_is_seen_by_the_416(site, folder):
-    folder.mkdir()
-    (folder / "wave.jpg.part").write_bytes(BODY)
-    get(asset(f"{site.url}/wave.jpg", size=None), folder)
+def test_a_part_of_unknown_size_that_is_complete_is_seen_by_the_416(site, folder):
+    get(asset(f"{site.url}/wave.jpg", size=None), with_part(folder, BODY, total=None))
     assert is_whole(folder)
     assert site.sent == 0
 
 
-def test_a_part_that_is_too_long_is_fetched_anew(wave, folder, site):
-    folder.mkdir()
-    (folder / "wave.jpg.part").write_bytes(BODY + b"more")
-    get(wave, folder)
+def test_a_part_that_is_longer_than_its_ledger_allows_is_fetched_anew(wave, folder, site):
+    get(wave, with_part(folder, BODY + b"more", done=1000))
     assert is_whole(folder)
-    assert site.ranges == [f"bytes={len(BODY) + 4}-", None]
+    assert site.ranges == [ALL]
 
 
 def test_another_range_than_the_one_asked_for_is_not_used(wave, folder, site):
     site.shifts = 1
-    get(wave, _with_part(folder, BODY[:1000]))
+    get(wave, with_part(folder, BODY[:1000]))
     assert is_whole(folder)
-    assert site.ranges == ["bytes=1000-", None]
+    assert site.ranges == [rest(1000), None]
 
 
-def _with_part(folder, body):
+def with_part(folder, body, done=None, total=SIZE):
+    """Leave behind what an interrupted download would."""
     folder.mkdir(exist_ok=True)
     (folder / "wave.jpg.part").write_bytes(body)
+    missing = [[len(body) if done is None else done, total or download.ENDLESS]]
+    ledger = {"validator": None, "total": total, "missing": missing}
+    (folder / "wave.jpg.part.json").write_text(json.dumps(ledger))
     return folder
 
 
 @pytest.mark.parametrize("lie", [-10, 10])
 def test_a_server_that_offers_another_length_is_refused_and_the_part_kept(wave, folder, site, lie):
-    _with_part(folder, BODY[:1000])
+    with_part(folder, BODY[:1000])
     site.lies = lie
     with pytest.raises(AssetError, match=f"offers {len(BODY) + lie} bytes where {len(BODY)} are"):
         get(wave, folder)
@@ -349,19 +332,19 @@ def test_a_server_that_offers_another_length_is_refused_and_the_part_kept(wave, 
     site.lies = 0
     get(wave, folder)
     assert is_whole(folder)
-    assert site.ranges == ["bytes=1000-"] * 2
+    assert site.ranges == [rest(1000)] * 2
 
 
 def test_a_body_shorter_than_announced_is_asked_for_its_rest(site, folder):
     site.lies = 10  # no size is known that would give the lie away
     get(asset(f"{site.url}/wave.jpg", size=None), folder)
     assert is_whole(folder)
-    assert site.ranges == [None, f"bytes={len(BODY)}-"]
+    assert site.ranges == [ALL, rest(len(BODY), len(BODY) + 10)]
     assert site.sent == len(BODY)
 
 
 def test_a_body_that_goes_on_after_the_expected_end_is_refused(site, folder):
-    site.chunked = True
+    site.chunked = site.ignores_range = True
     site.files["/wave.jpg"] = BODY + b"more"
     with pytest.raises(AssetError, match=f"more than the {len(BODY)} bytes"):
         get(asset(f"{site.url}/wave.jpg"), folder)
@@ -380,7 +363,7 @@ def test_the_next_source_is_tried_and_goes_on_after_the_first(site, folder):
         first.etags["/a.jpg"] = site.etags["/wave.jpg"] = '"same"'
         get(asset(f"{first.url}/a.jpg", f"{site.url}/none", f"{site.url}/wave.jpg"), folder)
     assert is_whole(folder)
-    assert site.ranges == ["bytes=1000-"] * 2
+    assert site.ranges == [rest(1000)] * 2
     assert site.sent + first.sent == len(BODY)
 
 
@@ -436,9 +419,9 @@ def test_a_mirror_folder_is_asked_before_anything_else(wave, folder, site, mirro
 
 def test_a_mirror_folder_with_other_bytes_is_passed_over(wave, folder, site, mirror):
     (mirror / "styles" / "wave.jpg").write_bytes(OTHER)
-    get(wave, _with_part(folder, BODY[:1000]))
+    get(wave, with_part(folder, BODY[:1000]))
     assert is_whole(folder)
-    assert site.ranges == ["bytes=1000-"]  # what had arrived was not lost to the mirror's copy
+    assert site.ranges == [rest(1000)]  # what had arrived was not lost to the mirror's copy
     assert (mirror / "styles" / "wave.jpg").read_bytes() == OTHER
 
 
@@ -455,6 +438,22 @@ def test_a_mirrored_file_is_copied_not_linked(wave, folder, mirror):
     (mirror / "styles" / "wave.jpg").write_bytes(BODY)
     get(wave, folder).write_bytes(b"edited")
     assert (mirror / "styles" / "wave.jpg").read_bytes() == BODY
+
+
+def test_a_large_mirrored_file_takes_no_room_twice(wave, folder, mirror, monkeypatch):
+    monkeypatch.setattr(assets, "TWICE_UP_TO", len(BODY) - 1)
+    (mirror / "styles" / "wave.jpg").write_bytes(BODY)
+    assert get(wave, folder).samefile(mirror / "styles" / "wave.jpg")
+
+
+def test_what_is_near_needs_no_web(wave, folder, mirror, site):
+    assert not assets.is_near(wave, folder)
+    assert assets.addresses(wave) == [f"{site.url}/wave.jpg"]
+    (mirror / "styles" / "wave.jpg").write_bytes(BODY)
+    assert assets.is_near(wave, folder)
+    (mirror / "styles" / "wave.jpg").write_bytes(BODY + b"of another length")
+    assert not assets.is_near(wave, folder)
+    assert site.asked == []
 
 
 def test_a_downloaded_file_is_in_the_cache_when_its_sources_are_down(wave, tmp_path, site):
@@ -502,7 +501,7 @@ def test_large_and_local_files_are_not_cached(wave, tmp_path, folder, monkeypatc
     (tmp_path / "local.jpg").write_bytes(BODY)
     get(asset(str(tmp_path / "local.jpg")), folder / "a")
     get(asset((tmp_path / "local.jpg").as_uri()), folder / "b")
-    monkeypatch.setattr(assets, "CACHED_UP_TO", len(BODY) - 1)
+    monkeypatch.setattr(assets, "TWICE_UP_TO", len(BODY) - 1)
     get(wave, folder / "c")
     assert all(is_whole(folder / each) for each in "abc")
     assert not (tmp_path / "cache").exists()
@@ -589,7 +588,7 @@ def test_an_archive_is_resumed(index, folder, site):
     site.drops = [10_000, half]  # the page, and then the archive
     get(wanted, folder)
     assert is_whole(folder)
-    assert site.ranges[-2:] == [None, f"bytes={half}-"]
+    assert site.ranges[-2:] == [ALL, rest(half, len(GOOD))]
     assert {path for path, _ in site.asked[-2:]} == {"/pictures-1.0.tar.gz"}
 
 
@@ -752,7 +751,7 @@ def test_the_catalogue_cannot_be_changed():
 
 
 def test_every_asset_says_whose_it_is_and_where_it_can_be_had():
-    assert len(assets.catalogue()) == 8 + 11 + 4 + 5
+    assert len(assets.catalogue()) == 8 + 11 + 4 + 6
     for name, each in assets.catalogue().items():
         assert each.name == name
         assert len(each.licence) > 10

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections import namedtuple
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,8 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = ("stylize", "models", "show", "promote", "ui", "summary")
+Usage = namedtuple("Usage", "total used free")
+COMMANDS = ("stylize", "models", "show", "promote", "ui", "needs", "summary")
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +33,7 @@ def projects(tmp_path_factory):
     full, empty = home / "full", home / "empty"
     full.mkdir()
     shutil.copy(ROOT / "params.yaml", full)
+    shutil.copytree(ROOT / "data" / "styles", full / "data" / "styles")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FNST_ROOT", str(full))
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -381,6 +384,29 @@ def test_summary_says_what_was_made_and_what_to_do_next(fnst, place):
         "coco",
     ):
         assert wanted in said
+
+
+def test_needs_tells_what_a_recipe_costs_before_it_is_chosen(fnst, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 10**12))
+    said = fnst("needs", "--recipe", "coco")
+    assert "coco-2017-test" in said.out
+    assert "40,670" in said.out
+    assert "6.65 GB" in said.out
+    assert "`dvc repro` fetches it" in said.out
+    assert "sample-coffee" in fnst("needs").out
+
+
+def test_needs_of_an_unknown_recipe_names_the_nearest(fnst):
+    said = fnst("needs", "--recipe", "cocoa", code=1)
+    assert said.out == ""
+    assert "did you mean 'coco'?" in said.err
+
+
+def test_needs_that_do_not_fit_end_in_an_error(fnst, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 10**9))
+    said = fnst("needs", "--recipe", "coco", code=1)
+    assert "40,670" in said.out
+    assert "got 1 GB free" in said.err
 
 
 # --- help -----------------------------------------------------------------------------------------

@@ -98,3 +98,10 @@ def test_no_rows_are_read_back_as_none(tmp_path):
 def test_the_hash_is_that_of_the_content(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert files.sha256(tmp_path / "a") == hashlib.sha256(b"abc").hexdigest()
+
+
+def test_names_of_files_that_are_no_unicode_come_back_as_they_were(tmp_path):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    files.write_json(tmp_path / "a.json", {"name": name, "other": "café"})
+    assert files.read_json(tmp_path / "a.json") == {"name": name, "other": "café"}
+    assert "café" in (tmp_path / "a.json").read_text(errors="replace")

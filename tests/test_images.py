@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image as Pillow
+from PIL import ImageCms, ImageOps
 from torch.testing import assert_close
 
 from fnst import images
@@ -279,6 +280,125 @@ def test_large_jpegs_are_decoded_no_smaller_than_they_are_needed():
     square = images.load_square(encoded(Pillow.fromarray(stripes), "JPEG"), 64)
     assert (square[:, ::2] > 230).all()  # four pixels of a stripe have become one
     assert (square[:, 1::2] < 25).all()
+
+
+def straightforward(content, size):
+    """What a square is: decoded, turned, made sRGB, cropped and resized, one after the other."""
+    with Pillow.open(io.BytesIO(content)) as image:
+        image.draft("RGB", (size, size))
+        turned = ImageOps.exif_transpose(image)
+        if turned.mode.startswith("I;16"):
+            levels = np.asarray(turned, np.float64) / 65535 * 255
+            turned = Pillow.fromarray(levels.round().astype(np.uint8))
+        if "transparency" in turned.info:
+            turned = turned.convert("RGBA")
+        plain = turned.convert("RGB")
+        if icc := image.info.get("icc_profile"):
+            source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+            plain = ImageCms.profileToProfile(turned, source, images.SRGB, outputMode="RGB")
+        return np.asarray(ImageOps.fit(plain, (size, size), Pillow.Resampling.LANCZOS))
+
+
+def scene(mode="RGB", size=(150, 110)):
+    """Noise over soft colours, in any mode."""
+    soft = Pillow.effect_noise((8, 8), 90).resize(size, Pillow.Resampling.BICUBIC)
+    return Pillow.merge("RGB", (soft, soft.rotate(180), Pillow.effect_noise(size, 60))).convert(
+        mode
+    )
+
+
+def turned(orientation, ending):
+    exif = Pillow.Exif()
+    exif[0x0112] = orientation
+    return encoded(scene(), ending, exif=exif)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        *(turned(i, ending) for i in STORED for ending in ("JPEG", "PNG")),
+        encoded(scene("CMYK"), "JPEG"),
+        encoded(scene("CMYK"), "TIFF"),
+        encoded(scene("L"), "JPEG"),
+        encoded(scene("1")),
+        encoded(scene("LA")),
+        encoded(scene("RGBA")),
+        encoded(scene().quantize(40)),
+        encoded(scene().quantize(40), transparency=3),
+        encoded(Pillow.fromarray(np.arange(110 * 150, dtype=np.uint16).reshape(110, 150) * 3)),
+        encoded(scene(size=(900, 700)), "JPEG"),
+        encoded(scene(size=(900, 700)), "JPEG", progressive=True),
+        encoded(scene(size=(900, 700)), "WEBP"),
+        encoded(scene(size=(64, 64))),
+    ],
+)
+def test_a_square_is_exactly_what_the_straightforward_way_gives(content):
+    for size in (64, 100):
+        assert np.array_equal(images.load_square(content, size), straightforward(content, size))
+
+
+def test_a_profile_for_other_pixels_changes_no_square():
+    image = scene("CMYK")
+    content, plain = (encoded(image, "JPEG", **o) for o in ({"icc_profile": profile()}, {}))
+    assert np.array_equal(images.load_square(content, 64), images.load_square(plain, 64))
+
+
+def test_the_profile_of_srgb_itself_costs_at_most_a_level():
+    srgb = ImageCms.ImageCmsProfile(images.SRGB).tobytes()
+    content = encoded(scene(size=(300, 300)), "JPEG", icc_profile=srgb)
+    found = images.load_square(content, 100).astype(int)
+    assert np.abs(found - straightforward(content, 100)).max() <= 1
+
+
+@pytest.mark.parametrize("gamma", [1.8, 2.2])
+def test_resizing_before_following_a_profile_differs_by_a_level_where_colours_are_soft(gamma):
+    soft = Pillow.linear_gradient("L").resize((200, 200), Pillow.Resampling.BICUBIC)
+    image = Pillow.merge("RGB", (soft, soft.rotate(90), soft.rotate(180)))
+    content = encoded(image, icc_profile=profile(gamma=gamma))
+    difference = images.load_square(content, 100).astype(int) - straightforward(content, 100)
+    assert (np.abs(difference) <= 1).mean() > 0.99
+
+
+def test_what_is_no_number_is_black_and_nobody_is_warned():
+    values = np.full((8, 8), 0.5, np.float32)
+    values[0, :3] = np.nan, np.inf, -np.inf
+    rgb = images.load(encoded(Pillow.fromarray(values), "TIFF")).rgb
+    assert (rgb[0, 0, 0, :3] == 0).all()
+    assert_close(rgb[0, 0, 1], torch.full((8,), 128 / 255))
+
+
+@pytest.mark.parametrize(
+    ("content", "waits"),
+    [
+        (encoded(scene(size=(400, 400)), "JPEG"), False),
+        (encoded(scene(size=(400, 400)), "JPEG", progressive=True), True),
+        (encoded(scene(size=(400, 400)), "PNG"), True),
+        (encoded(scene(size=(99, 99)), "PNG"), False),
+    ],
+    ids=["decoded reduced", "progressive", "PNG", "small"],
+)
+def test_only_a_picture_that_takes_much_memory_waits_for_others(content, waits, monkeypatch):
+    entered = []
+
+    class Lock:
+        def __enter__(self):
+            entered.append(True)
+
+        def __exit__(self, *error):
+            pass
+
+    monkeypatch.setattr(images, "LARGE_PIXELS", 100 * 100)
+    monkeypatch.setattr(images, "_one_large_picture", Lock())
+    images.load_square(content, 64)
+    assert bool(entered) == waits
+
+
+def test_squares_are_made_of_photographs_not_of_programs():
+    program = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n"
+    with Pillow.open(io.BytesIO(program)) as image:
+        assert image.format == "EPS"  # Pillow would run it
+    with pytest.raises(ImageError, match=r"a\.jpg: this is not a picture that can be read"):
+        images.load_square(program, 64, name="a.jpg")
 
 
 def test_the_short_side_is_fitted():

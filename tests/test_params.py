@@ -73,7 +73,7 @@ def test_scientific_notation_is_a_number_as_dvc_writes_it(tmp_path, text, number
 
 
 def test_photographs_come_from_one_source_or_several(load):
-    assert load({"recipes/laptop/photos/train": "my-photos"}).chosen.photos.train == "my-photos"
+    assert load({"recipes/laptop/photos/train": "my-photos"}).chosen.photos.train == ("my-photos",)
     assert load({"recipes/laptop/photos/train": ["a", "b"]}).chosen.photos.train == ("a", "b")
 
 
@@ -146,7 +146,7 @@ REFUSED = {
     ),
     "a number for photographs": (
         {"recipes/laptop/photos/train": 3},
-        r"train: expected a text or a list, got 3",
+        r"train: expected a text or a list of texts, got 3",
     ),
     "another choice": (
         {"recipes/laptop/network/upsampling": "fold"},

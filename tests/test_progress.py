@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from fnst import progress
-from fnst.progress import watch
+from fnst.progress import transfers, watch
 
 
 @pytest.fixture
@@ -94,3 +94,39 @@ def test_an_error_inside_goes_through():
     for console in (plain(), Console(file=io.StringIO(), force_terminal=True)):
         with pytest.raises(KeyboardInterrupt), watch("train", 10, console):
             raise KeyboardInterrupt
+
+
+# --- transfers ------------------------------------------------------------------------------------
+
+
+def test_a_log_tells_the_rate_and_the_time_left_of_a_transfer(clock):
+    console = plain()
+    with transfers(console) as transfer:
+        for second in range(31):
+            transfer("coco/test2017.zip", second * 20_000_000, 1_000_000_000)
+            clock.now += 1.0
+    assert console.file.getvalue().splitlines() == [
+        "coco/test2017.zip: 300.0 of 1000.0 MB, 20.0 MB/s, 35 s left",
+        "coco/test2017.zip: 600.0 of 1000.0 MB, 20.0 MB/s, 20 s left",
+    ]
+
+
+def test_the_rate_is_that_of_the_bytes_that_come_now(clock):
+    console = plain()
+    with transfers(console) as transfer:
+        transfer("a.zip", 900_000_000, None)  # were there already
+        clock.now += 20.0
+        transfer("a.zip", 940_000_000, None)
+    assert console.file.getvalue() == "a.zip: 940.0 MB, 2.0 MB/s\n"
+
+
+def test_a_terminal_gets_a_bar_for_every_file():
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with transfers(console) as transfer:
+        transfer("a.zip", 5_000_000, 10_000_000)
+        transfer("b.pth", 1_000, None)
+        transfer("a.zip", 10_000_000, 10_000_000)
+    shown = console.file.getvalue()
+    assert "a.zip" in shown
+    assert "b.pth" in shown
+    assert "10.0/10.0 MB" in shown

@@ -5,8 +5,8 @@ import os
 import zipfile
 
 import pytest
-from server import serving
 
+from benchmarks.server import serving
 from fnst.errors import AssetError
 from fnst.sources import bring, keep_only
 
@@ -143,8 +143,9 @@ def test_a_url_with_its_hash_is_downloaded_and_verified(raw, monkeypatch, tmp_pa
     digest = hashlib.sha256(BODY).hexdigest()
     with serving(files={"/pictures/wave.jpg": BODY}) as site:
         url = f"{site.url}/pictures/wave.jpg"
-        assert bring(f"{url}#sha256={digest}", raw) == [raw / "wave.jpg"]
-        assert (raw / "wave.jpg").read_bytes() == BODY
+        source = f"{url}#sha256={digest}"
+        assert bring(source, raw) == [raw / place(source) / "wave.jpg"]
+        assert (raw / place(source) / "wave.jpg").read_bytes() == BODY
         with pytest.raises(AssetError, match="sha256 is"):
             bring(f"{url}#sha256={'0' * 64}", tmp_path / "other")
 
@@ -172,6 +173,17 @@ def test_what_is_neither_file_nor_asset_gets_the_nearest_name(raw):
         bring("sample-rokcet", raw)
     with pytest.raises(AssetError, match=r"there is no file styles/mine\.png"):
         bring("styles/mine.png", raw)
+
+
+@pytest.mark.usefixtures("root")
+def test_addresses_that_end_alike_do_not_replace_each_other(raw, monkeypatch, tmp_path):
+    monkeypatch.setenv("FNST_CACHE", str(tmp_path / "cache"))
+    bodies = {"/a/photos.zip": b"one", "/b/photos.zip": b"two"}
+    with serving(files=bodies) as site:
+        for path, body in bodies.items():
+            (found,) = bring(f"{site.url}{path}#sha256={hashlib.sha256(body).hexdigest()}", raw)
+            assert found.read_bytes() == body
+    assert sorted(path.read_bytes() for path in raw.rglob("photos.zip")) == [b"one", b"two"]
 
 
 # --- keeping a folder clean -----------------------------------------------------------------------

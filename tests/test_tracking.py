@@ -5,7 +5,6 @@ import subprocess
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import registry_fixtures
 import torch
@@ -113,8 +112,7 @@ def test_files_lie_beside_the_run(project, tmp_path):
 
 
 def test_the_dataset_is_shown_with_its_shape_and_hash(project, tmp_path):
-    np.save(tmp_path / "train.npy", np.zeros((5, 8, 8, 3), np.uint8))
-    data = tracking.Dataset("train", tmp_path / "train.npy", "a" * 64, "training")
+    data = tracking.Dataset("train", tmp_path / "train", 8, "a" * 64, "training")
     with record(datasets=[data]) as run:
         pass
     shown = store.connect().get_run(run.id).inputs.dataset_inputs[0]
