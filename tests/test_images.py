@@ -296,7 +296,10 @@ def straightforward(content, size):
         if icc := image.info.get("icc_profile"):
             source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
             plain = ImageCms.profileToProfile(turned, source, images.SRGB, outputMode="RGB")
-        return np.asarray(ImageOps.fit(plain, (size, size), Pillow.Resampling.LANCZOS))
+        side = min(plain.size)
+        left, top = (plain.width - side) // 2, (plain.height - side) // 2
+        centre = plain.crop((left, top, left + side, top + side))
+        return np.asarray(centre.resize((size, size), Pillow.Resampling.BICUBIC))
 
 
 def scene(mode="RGB", size=(150, 110)):
@@ -332,9 +335,11 @@ def turned(orientation, ending):
         encoded(scene(size=(64, 64))),
     ],
 )
-def test_a_square_is_exactly_what_the_straightforward_way_gives(content):
+def test_a_square_is_what_the_straightforward_way_gives(content):
     for size in (64, 100):
-        assert np.array_equal(images.load_square(content, size), straightforward(content, size))
+        found = images.load_square(content, size).astype(int)
+        # torch and Pillow round the filter's weights to different numbers of bits
+        assert np.abs(found - straightforward(content, size)).max() <= 1
 
 
 def test_a_profile_for_other_pixels_changes_no_square():
@@ -347,7 +352,7 @@ def test_the_profile_of_srgb_itself_costs_at_most_a_level():
     srgb = ImageCms.ImageCmsProfile(images.SRGB).tobytes()
     content = encoded(scene(size=(300, 300)), "JPEG", icc_profile=srgb)
     found = images.load_square(content, 100).astype(int)
-    assert np.abs(found - straightforward(content, 100)).max() <= 1
+    assert np.abs(found - straightforward(content, 100)).max() <= 2
 
 
 @pytest.mark.parametrize("gamma", [1.8, 2.2])
