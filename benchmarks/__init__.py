@@ -6,11 +6,15 @@ in the same minutes on the same machine: so that a ratio means something where a
 
 import os
 import platform
+import subprocess
+import sys
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).parents[1]
 
 
 class UnavailableError(Exception):
@@ -26,6 +30,28 @@ def machine() -> str:
     model = models[0] if models else platform.processor() or platform.machine()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return f"{model}, {cores} cores"
+
+
+# On Linux, ru_maxrss begins with what the parent of a process had, and VmHWM does not.
+PEAK = """
+import resource
+from pathlib import Path
+status = Path("/proc/self/status")
+if status.exists():
+    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+    print(int(lines["VmHWM"].split()[0]) * 1024)
+else:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak_memory(program: str, *arguments: object) -> float:
+    """The most bytes of memory that a process of its own takes to run a program of Python."""
+    command = [sys.executable, "-c", program + PEAK, *map(str, arguments)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"what was to be measured failed:\n{done.stderr}")
+    return float(done.stdout)
 
 
 @dataclass(frozen=True)

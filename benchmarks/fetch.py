@@ -20,26 +20,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import Result
+from benchmarks import ROOT, Result, peak_memory
 from benchmarks.server import Site, serving
 from fnst import assets, download, remote_zip, web
 from fnst.errors import AssetError
 
-ROOT = Path(__file__).parents[1]
 PHOTOGRAPHS = 500
 ROUNDS = 5
 CAPPED = 20e6  # bytes per second and connection
 FAULTY = 8 << 20  # bytes of the file that meets faults
 FAULTY_PIECE = 1 << 18  # so that every fault meets several pieces
 
-# Downloads one file and prints the most memory that this took, in MB.
-PEAK = """
-import resource, sys
+DOWNLOAD = """
+import sys
 from pathlib import Path
 from fnst.download import download
-
 download(sys.argv[1], Path(sys.argv[2]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000)
 """
 
 # Downloads one file in small pieces; the third argument is the size of the disk.
@@ -200,9 +196,8 @@ def _peak(archive: Path, folder: Path) -> Iterator[Result]:
             stream.write(archive.read_bytes())
     with _elsewhere(files={"/1x": archive, "/4x": longer}) as far:
         for times in ("1x", "4x"):
-            command = [sys.executable, "-c", PEAK, f"{far.url}/{times}", str(folder / times)]
-            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-            yield Result(f"fetch/peak/{times}", float(done.stdout), "MB")
+            peak = peak_memory(DOWNLOAD, f"{far.url}/{times}", folder / times)
+            yield Result(f"fetch/peak/{times}", peak / 1e6, "MB")
 
 
 # --- faults ---------------------------------------------------------------------------------------

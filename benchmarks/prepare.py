@@ -3,8 +3,6 @@
 import io
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 import zipfile
@@ -17,13 +15,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
 
-from benchmarks import Result
+from benchmarks import Result, peak_memory
 from fnst import assets, collection, packing
 from fnst.collection import Entry
 
 Squares = UInt8[np.ndarray, "n s s 3"]
 
-ROOT = Path(__file__).parents[1]
 SIZE = 288  # side of the squares, pixels: params.yaml's for MS COCO
 CROP = 256  # side of what a training reads of them, pixels
 PHOTOGRAPHS = 500
@@ -35,17 +32,11 @@ BATCH = 16
 SAMPLE = ("motorcycle-left", "china", "flower", "rocket", "coffee")
 
 PACK = """
-import resource, sys
+import sys
 from pathlib import Path
 from fnst import collection, packing
 photographs, packed, size = sys.argv[1:]
 packing.pack(collection.entries(Path(photographs)), Path(packed), size=int(size))
-status = Path("/proc/self/status")
-if status.exists():  # on Linux, ru_maxrss begins with what the parent of a process had
-    lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-    print(int(lines["VmHWM"].split()[0]) * 1024)
-else:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
@@ -54,10 +45,10 @@ def measure() -> Iterator[Result]:
 
     They are those of FNST_MIRROR/coco, where there are such, else 640x480 crops of the built-in
     sample. `one-core` reads, checks, hashes, decodes and resizes; its ratio is to the bare calls of
-    Pillow that this takes at least. `all-cores` is the whole of `pack`; its limit is the share of
-    so many cores times `one-core`, and its ratio is to torchvision's ImageFolder in a DataLoader
-    with one process a core, over unpacked files, which resizes with the same filter. torchvision's
-    own default, bilinear, is less work. All of them are medians of three rounds in turns.
+    Pillow that this takes at least, with the same filter, bicubic. `all-cores` is the whole of
+    `pack`, which writes as well; its limit is the share of so many cores times `one-core`, and its
+    ratio is to torchvision's ImageFolder in a DataLoader with one process a core, over unpacked
+    files, with the same filter. Medians of three rounds in turns.
 
     `memory` is the peak of a whole process that packs, then that of one that packs four times as
     much; the ratio is the first to the second: 1 is flat.
@@ -125,26 +116,26 @@ def _unpack(contents: Sequence[bytes], folder: Path) -> None:
 
 def _rates(found: Sequence[Entry], folder: Path) -> Iterator[Result]:
     few = found[:ON_ONE_CORE]
-    loaders = {name: _loader(folder / "unpacked", name) for name in ("lanczos", "bilinear")}
+    loaders = {name: _loader(folder / "unpacked", name) for name in ("bicubic", "bilinear")}
     runs: dict[str, Callable[[], float]] = {
         "ours": lambda: _rate(len(few), lambda: [packing._decode(entry, SIZE) for entry in few]),
         "bare": lambda: _rate(len(few), lambda: [_bare(entry.read()) for entry in few]),
         "pack": lambda: _packed(found, folder / "set"),
-        "lanczos": lambda: _rate(len(found), lambda: sum(1 for _ in loaders["lanczos"])),
+        "bicubic": lambda: _rate(len(found), lambda: sum(1 for _ in loaders["bicubic"])),
         "bilinear": lambda: _rate(len(found), lambda: sum(1 for _ in loaders["bilinear"])),
     }
     for run in runs.values():  # now files are in memory, and modules imported
         run()
     rounds = [{name: run() for name, run in runs.items()} for _ in range(ROUNDS)]
-    ours, bare, pack, lanczos, bilinear = (median(each[name] for each in rounds) for name in runs)
+    ours, bare, pack, bicubic, bilinear = (median(each[name] for each in rounds) for name in runs)
     cores = packing._workers()
     share = median(each["pack"] / each["ours"] for each in rounds) / cores
     to_bare = median(each["ours"] / each["bare"] for each in rounds)
-    to_torchvision = median(each["pack"] / each["lanczos"] for each in rounds)
+    to_torchvision = median(each["pack"] / each["bicubic"] for each in rounds)
     yield Result(f"prepare/{SIZE}/one-core", ours, "photographs/s", to_bare)
     yield Result(f"prepare/{SIZE}/one-core/bare", bare, "photographs/s")
     yield Result(f"prepare/{SIZE}/all-cores", pack, "photographs/s", to_torchvision, limit=share)
-    yield Result(f"prepare/{SIZE}/all-cores/torchvision-lanczos", lanczos, "photographs/s")
+    yield Result(f"prepare/{SIZE}/all-cores/torchvision-bicubic", bicubic, "photographs/s")
     yield Result(f"prepare/{SIZE}/all-cores/torchvision-bilinear", bilinear, "photographs/s")
 
 
@@ -167,7 +158,7 @@ def _bare(content: bytes) -> bytes:
         (width, height), side = image.size, min(image.size)
         left, top = (width - side) / 2, (height - side) / 2
         box = (left, top, left + side, top + side)
-        return image.resize((SIZE, SIZE), Pillow.Resampling.LANCZOS, box, 3.0).tobytes()
+        return image.resize((SIZE, SIZE), Pillow.Resampling.BICUBIC, box, 3.0).tobytes()
 
 
 def _loader(folder: Path, filter_name: str) -> Iterable[object]:
@@ -197,19 +188,11 @@ def _memory(contents: Sequence[bytes], folder: Path) -> Iterator[Result]:
     peaks: list[float] = []
     for copies in (1, 4):
         _zipped(contents, folder / "copies.zip", copies)
-        peaks.append(_peak(folder / "copies.zip", folder / f"copies-{copies}"))
+        packed = folder / f"copies-{copies}"
+        peaks.append(peak_memory(PACK, folder / "copies.zip", packed, SIZE))
     once, four = peaks
     yield Result(f"prepare/{SIZE}/memory/x1", once / 1e6, "MB")
     yield Result(f"prepare/{SIZE}/memory/x4", four / 1e6, "MB", once / four)
-
-
-def _peak(photographs: Path, packed: Path) -> float:
-    """Bytes of memory that a process had at most while it packed."""
-    command = [sys.executable, "-c", PACK, str(photographs), str(packed), str(SIZE)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"packing failed:\n{done.stderr}")
-    return float(done.stdout)
 
 
 # --- the format -----------------------------------------------------------------------------------
