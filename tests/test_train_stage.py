@@ -1,0 +1,196 @@
+"""The training stage's own loop: killed at any moment, or led astray, it ends where it should."""
+
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fnst import files, journal, packing, training
+from fnst.collection import Entry
+from fnst.errors import TrainingError
+from fnst.journal import Journal
+from fnst.losses import PerceptualLoss, Weights
+from fnst.network import TransformerNetwork
+from fnst.params import Train
+from fnst.photos import Photos
+from stages import train
+
+STEPS = 600
+
+
+class Nowhere:
+    """A run that is tracked by nobody."""
+
+    def log(self, step, metrics):
+        pass
+
+    def picture(self, picture, *, key, step):
+        pass
+
+
+def parts(folder, steps=STEPS, learning_rate=0.001):
+    """A small network that learns from small photographs, judged by one random layer."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    network = TransformerNetwork(width=4, blocks=1)
+    layer = nn.Conv2d(3, 4, 3, padding=1).requires_grad_(False)
+    loss = PerceptualLoss(
+        lambda image, layers: dict.fromkeys(layers, layer(image).relu()),
+        torch.rand(1, 3, 16, 16),
+        content_layer="only",
+        style_layers={"only": 1.0},
+        weights=Weights(),
+    )
+    return train.Parts(
+        plan=plan(steps, learning_rate),
+        network=network,
+        loss=loss,
+        optimizer=training.adam(network, learning_rate),
+        photos=Photos(folder / "photos"),
+        sample=Photos(folder / "photos").whole(0),
+        steps=steps,
+        dtype=torch.float32,
+    )
+
+
+def plan(steps, learning_rate):
+    return Train(
+        steps=steps,
+        epochs=None,
+        batch_size=1,
+        crop=16,
+        crop_scale=0.5,
+        learning_rate=learning_rate,
+        warmup_steps=5,
+        precision="fp32",
+        seed=0,
+        log_every=3,
+        sample_every=STEPS,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A place with a packed set of eight photographs."""
+
+    def read(seed):
+        return files_of(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8))
+
+    found = [Entry(f"{i}.png", 1, str(i), lambda i=i: read(i)) for i in range(8)]
+    packing.pack(found, tmp_path / "photos", size=32)
+    return tmp_path
+
+
+def files_of(pixels):
+    import io
+
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def learn(folder, name, made=None):
+    """Train from wherever the journal of that name stands, to the end; its journal."""
+    made = made or parts(folder)
+    book = Journal(folder / name, "a")
+    start = book.resume(made.network, made.optimizer)
+    train._learn_safely("wave", made, book, Nowhere(), lambda step, note="": None, start)
+    return book
+
+
+def learn_in_child(folder, name, began):
+    journal.KEEP_SECONDS = 0.0
+    began.set()
+    learn(folder, name)
+    os._exit(0)  # as quickly as a kill, but done
+
+
+def state(book):
+    return (book.folder / journal.STATE).read_bytes()
+
+
+def curve(book):
+    """Everything but what depends on the clock."""
+    rows = files.read_numbers(book.folder / journal.CURVE)
+    clock = ("seconds", "images_per_second")
+    return [{k: v for k, v in row.items() if k not in clock} for row in rows]
+
+
+def test_twenty_kills_at_random_moments_change_nothing(folder):
+    whole = learn(folder, "whole.partial")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["stages.train"])
+    chance, kills, done = random.Random(0), 0, False
+    while not done:
+        began = context.Event()
+        child = context.Process(target=learn_in_child, args=(folder, "killed.partial", began))
+        child.start()
+        began.wait()
+        if kills < 20:
+            time.sleep(chance.uniform(0, 0.4))
+            os.kill(child.pid, signal.SIGKILL)
+            kills += 1
+        child.join()
+        done = child.exitcode == 0
+    killed = Journal(folder / "killed.partial", "a")
+    assert kills == 20
+    assert state(killed) == state(whole)
+    assert curve(killed) == curve(whole)
+    assert [row["step"] for row in curve(killed)] == list(range(3, STEPS + 1, 3))
+
+
+# --- divergence -----------------------------------------------------------------------------------
+
+
+def poison(made, monkeypatch, times, step):
+    """Let the batch of one step be no numbers, the first so many times that it is drawn."""
+    batches, left = type(made.photos).batches, [times]
+
+    def drawn(self, *, start=0, **options):
+        for number, batch in enumerate(batches(self, start=start, **options), start=start + 1):
+            if number == step and left[0]:
+                left[0] -= 1
+                batch = torch.full_like(batch, float("nan"))
+            yield batch
+
+    monkeypatch.setattr(type(made.photos), "batches", drawn)
+
+
+def test_a_training_that_diverges_goes_back_and_ends_well(folder, monkeypatch, capsys):
+    made = parts(folder, steps=30)
+    poison(made, monkeypatch, times=2, step=20)
+    monkeypatch.setattr(journal, "KEEP_SECONDS", 0.0)
+    book = learn(folder, "wave.partial", made)
+    assert book.setbacks == 2
+    assert all(weights.isfinite().all() for weights in made.network.parameters())
+    assert [row["step"] for row in curve(book)] == list(range(3, 31, 3))
+    said = capsys.readouterr().out.splitlines()
+    assert said == [
+        "train wave: the loss was nan at step 21: expected a number; going on after step 18 with "
+        f"the learning rate times {caution}"
+        for caution in ("0.5", "0.25")
+    ]
+
+
+def test_a_training_that_diverges_again_and_again_is_given_up(folder, monkeypatch):
+    made = parts(folder, steps=30)
+    poison(made, monkeypatch, times=9, step=20)
+    with pytest.raises(TrainingError, match=r"nan at step 21.*3 returns.*did not help"):
+        learn(folder, "wave.partial", made)
+
+
+def test_a_rate_that_was_too_large_is_halved_until_it_is_not(folder, monkeypatch):
+    """The first steps explode; going back to the very beginning is possible too."""
+    made = parts(folder, steps=30)
+    poison(made, monkeypatch, times=1, step=1)
+    book = learn(folder, "wave.partial", made)
+    assert book.setbacks == 1
+    assert curve(book)[-1]["step"] == 30
