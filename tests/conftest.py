@@ -1,5 +1,6 @@
 """What many tests need: a fixed seed, and networks small enough to answer in milliseconds."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,13 @@ torch.set_num_threads(1)
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def direct(monkeypatch):
+    """The tests' own servers are reached directly, whatever proxy the environment names."""
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.setenv(name, ",".join(filter(None, [os.environ.get(name), "127.0.0.1"])))
 
 
 @pytest.fixture

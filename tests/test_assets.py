@@ -39,12 +39,10 @@ def asset(*sources, body=BODY, name="styles/wave.jpg", **changed):
 
 @pytest.fixture(autouse=True)
 def at_home(monkeypatch, tmp_path):
-    """No mirror, an empty cache, no waiting, and the loopback never through a proxy."""
+    """No mirror, an empty cache and no waiting."""
     monkeypatch.delenv("FNST_MIRROR", raising=False)
     monkeypatch.setenv("FNST_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(web, "BACKOFF", 0.0)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, ",".join(filter(None, [os.environ.get(name), "127.0.0.1"])))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import errno
 import json
-import os
 import random
 import re
 import resource
@@ -31,13 +30,11 @@ PIECE = 10_000
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Pieces that fit the tests' files, no waiting, and the loopback never through a proxy."""
+    """Pieces that fit the tests' files and no waiting."""
     monkeypatch.setattr(web, "BACKOFF", 0.0)
     monkeypatch.setattr(module, "PIECE", PIECE)
     monkeypatch.setattr(module, "SMALLEST", PIECE)
     monkeypatch.setattr(module, "CONNECTIONS", 4)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, ",".join(filter(None, [os.environ.get(name), "127.0.0.1"])))
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Members of a zip on a server: each is verified, and only what is asked for is transferred."""
 
 import json
-import os
 import random
 import signal
 import struct
@@ -27,14 +26,12 @@ SMALL = 1000  # bytes: what answers may cost besides members and directory
 
 
 @pytest.fixture(autouse=True)
-def direct(monkeypatch):
-    """Few connections, no gaps bridged, no waiting, and the loopback never through a proxy."""
+def small(monkeypatch):
+    """Few connections, no gaps bridged and no waiting."""
     monkeypatch.setattr(web, "BACKOFF", 0.0)
     monkeypatch.setattr(remote_zip, "CONNECTIONS", 3)
     monkeypatch.setattr(remote_zip, "GAP", 0)
     monkeypatch.setattr(remote_zip, "TAIL", 100)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, ",".join(filter(None, [os.environ.get(name), "127.0.0.1"])))
 
 
 def zipped(contents, method=zipfile.ZIP_STORED, comment=b""):

@@ -23,8 +23,6 @@ def root(tmp_path, monkeypatch):
     monkeypatch.setenv("FNST_ROOT", str(tmp_path / "project"))
     monkeypatch.setenv("FNST_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FNST_MIRROR", raising=False)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, ",".join(filter(None, [os.environ.get(name), "127.0.0.1"])))
     (tmp_path / "project").mkdir()
     return tmp_path / "project"
 

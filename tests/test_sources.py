@@ -15,11 +15,9 @@ BODY = bytes(range(256)) * 40
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
-    """A project of its own, to which relative paths belong; nothing from a mirror or a proxy."""
+    """A project of its own, to which relative paths belong; nothing from a mirror."""
     monkeypatch.setenv("FNST_ROOT", str(tmp_path / "project"))
     monkeypatch.delenv("FNST_MIRROR", raising=False)
-    for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.setenv(name, ",".join(filter(None, [os.environ.get(name), "127.0.0.1"])))
     (tmp_path / "project" / "mine").mkdir(parents=True)
     return tmp_path / "project"
 
