@@ -24,7 +24,6 @@ import hashlib
 import importlib.util
 import os
 import re
-import shutil
 import tarfile
 import tomllib
 import urllib.parse
@@ -36,10 +35,9 @@ from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 from typing import Any
 
-import filelock
 import platformdirs
 
-from fnst import package_index
+from fnst import files, package_index
 from fnst.download import CHUNK, Report, beside, discard, download, held
 from fnst.errors import AssetError
 
@@ -139,7 +137,7 @@ def get(asset: Asset, folder: Path, *, progress: Progress | None = None) -> Path
         return path
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
+        with files.alone(path):
             if _fault(path, asset) is not None:
                 _bring(asset, path, functools.partial(progress or _silent, asset.name))
     except OSError as error:
@@ -194,18 +192,6 @@ def _fault(path: Path, asset: Asset) -> str | None:
 
 def _silent(name: str, done: int, total: int | None) -> None:
     pass
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Hold off other processes that want to write `path`; if this one dies, they may go on."""
-    lock = beside(path, ".lock")
-    with filelock.FileLock(lock):
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # Windows keeps a file that is open
-                lock.unlink()
 
 
 def _bring(asset: Asset, path: Path, report: Report) -> None:
@@ -274,7 +260,7 @@ def _from_path(place: str, asset: Asset, path: Path, report: Report) -> Path:
         raise AssetError(fault)
     if source.stat().st_size > TWICE_UP_TO:
         return _link_or_copy(source, new)
-    return Path(shutil.copyfile(source, new))  # what is done to it does not change the mirror
+    return files.copy(source, new)  # what is done to it does not change the mirror
 
 
 def _local(place: str) -> Path:
@@ -339,7 +325,7 @@ def _link_or_copy(source: Path, target: Path) -> Path:
     try:
         target.hardlink_to(source.resolve())
     except OSError:  # another disk, or one without hard links
-        shutil.copyfile(source, target)
+        files.copy(source, target)
     return target
 
 

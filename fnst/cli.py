@@ -425,20 +425,19 @@ def needs(
     data = params.project_root() / "data"
     found = need.needs(wanted, data)
     _needs_table(found.each)
-    to_transfer, packed, free = map(need.gigabytes, (found.transfer, found.packed, found.free))
-    print(f"\n{to_transfer} to transfer, then {packed} to pack; {free} are free in {data}")
+    print(f"\n{found.summary} in {data}")
     need.check_room(found, data)
     print("`dvc repro` fetches it; interrupted, it goes on where it stopped.")
 
 
 def _needs_table(found: Sequence[Any]) -> None:
-    from fnst.needs import gigabytes
+    from fnst.files import readable
 
     table = _plain_table(("for", "source"), ("photographs", "to transfer"))
     table.add_column("where it is")
     for each in found:
         count = "" if each.photographs is None else f"{each.photographs:,}"
-        cost = "unknown" if each.transfer is None else gigabytes(each.transfer)
+        cost = "unknown" if each.transfer is None else readable(each.transfer)
         table.add_row(each.use, each.source, count, cost, each.whence)
     _print_wide(table)
 

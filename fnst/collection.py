@@ -3,6 +3,7 @@
 Nothing is decoded here. A zip is read where it lies: its photographs are never unpacked.
 """
 
+import struct
 import zipfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -75,15 +76,25 @@ def is_picture(name: str) -> bool:
 
 
 def _file(path: Path) -> Entry:
-    status = path.stat()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise ImageError(
+            f"{path} was chosen and is not there; `dvc repro -f fetch` looks anew."
+        ) from error
     return Entry(path.name, status.st_size, str(status.st_mtime_ns), path.read_bytes)
 
 
 def _opened(path: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
-        raise ImageError(f"{path.name}: expected a zip of photographs, got {error}.") from error
+    except OSError as error:
+        raise ImageError(f"{path.name} cannot be read: {error.strerror}.") from error
+    # what zipfile raises on damaged directories, by their kind of damage
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+        raise ImageError(
+            f"{path.name}: expected a zip of photographs, but it is none, or damaged ({error})."
+        ) from error
 
 
 def _pictures(archive: zipfile.ZipFile) -> Mapping[str, zipfile.ZipInfo]:

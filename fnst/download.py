@@ -8,6 +8,7 @@ file on the server has changed.
 
 import contextlib
 import glob
+import hashlib
 import os
 import threading
 import time
@@ -146,7 +147,7 @@ class _Filling:
         self, url: str, path: Path, size: int | None, verify: bool | str, ranges: bool
     ) -> None:
         self.url, self.path, self.size, self.verify, self.ranges = url, path, size, verify, ranges
-        self.ledger = _remembered(path, size) if ranges else Ledger()
+        self.ledger = _remembered(path, size, url) if ranges else Ledger()
         self.crew = Crew()
         self.shared = False  # whether more than one thread is at work
         self.saving, self.lock = threading.Lock(), threading.Lock()
@@ -161,7 +162,8 @@ class _Filling:
             self.file.truncate(self.ledger.total)
             _sync(self.file.fileno())  # a full file without a ledger is taken for complete
         finally:
-            self.file.close()
+            with self.lock:  # a thread that hangs must not write into another file's descriptor
+                self.file.close()
             if not self.path.stat().st_size:
                 discard(self.path)
         self.path.touch()
@@ -181,7 +183,7 @@ class _Filling:
         try:
             with self.crew:
                 self.crew.start(self._work)
-                self.crew.watch(look)
+                self.crew.watch(look, lambda: bool(self.ledger.missing))
         finally:
             if self.ledger.done:
                 # on a full disk the ledger of a second ago still tells the truth
@@ -260,7 +262,7 @@ class _Filling:
             self.file.truncate(0)
         require_room(_length(self.ledger.missing) if total is not None else 0, self.path.parent)
         # before the first byte: a file without a ledger is either nothing or complete
-        write_json(_state(self.path), _as_json(self.ledger))
+        self._write(_as_json(self.ledger))
 
     def _share(self) -> None:
         """Let more threads work on what is left, if that is more than one piece."""
@@ -289,12 +291,15 @@ class _Filling:
                 raise _ChangedError
             self.ledger.ends_at(total)
 
+    def _write(self, known: dict[str, object]) -> None:
+        write_json(_state(self.path), {"url": _hash(self.url), **known})
+
     def _save(self) -> None:
         with self.saving:
             with self.lock:
                 known = _as_json(self.ledger)
             _sync(self.file.fileno())
-            write_json(_state(self.path), known)
+            self._write(known)
 
 
 # --- the whole ------------------------------------------------------------------------------------
@@ -357,7 +362,7 @@ def discard(path: Path) -> None:
 def held(path: Path) -> int:
     """How many bytes of a partial file are here and will not be asked for again."""
     if _state(path).exists():
-        return _remembered(path, None).done
+        return _remembered(path, None, None).done
     return path.stat().st_size if path.is_file() else 0
 
 
@@ -389,12 +394,21 @@ def _as_json(ledger: Ledger) -> dict[str, object]:
     return {"validator": ledger.validator, "total": ledger.total, "missing": ledger.missing}
 
 
-def _remembered(path: Path, size: int | None) -> Ledger:
-    """Return the ledger of a partial file; an empty one if there is none that can be believed."""
+def _hash(url: str) -> str:
+    """What a ledger knows its address by: addresses may hold passwords."""
+    return hashlib.sha256(url.encode()).hexdigest()
+
+
+def _remembered(path: Path, size: int | None, url: str | None) -> Ledger:
+    """Return the ledger of a partial file; an empty one if there is none that can be believed.
+
+    Another server names the same version otherwise: there, the caller's hash has to decide.
+    """
     try:
         told = read_json(_state(path))
         missing = [(int(first), int(end)) for first, end in told["missing"]]
-        ledger = Ledger(told["validator"], told["total"], missing)
+        validator = told["validator"] if url and told.get("url") == _hash(url) else None
+        ledger = Ledger(validator, told["total"], missing)
         end = ENDLESS if ledger.total is None else ledger.total
         believed = ledger.reach <= path.stat().st_size <= end and size in (None, end)
     except (OSError, ValueError, KeyError, TypeError):  # the hash has the last word anyway

@@ -1,12 +1,14 @@
 """Files that appear whole or not at all, and what identifies their contents."""
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,38 @@ def sha256(path: Path) -> str:
     """The SHA-256 of a file's content, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def readable(count: int) -> str:
+    """A number of bytes as people say it: ``6.65 GB``, ``82 MB``, ``791 kB``, ``nothing``."""
+    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if count >= size:
+            share = count / size
+            return f"{share:.3g} {unit}" if share < 1000 else f"{share:,.0f} {unit}"
+    return f"{count} bytes" if count else "nothing"
+
+
+def copy(source: Path, target: Path) -> Path:
+    """Copy a file's content, whole or not at all; the target."""
+    try:
+        return Path(shutil.copyfile(source, target))
+    except BaseException:  # a full disk, most often: what came until then only takes its room
+        target.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Hold off other processes that want to write ``path``; if this one dies, they may go on."""
+    import filelock
+
+    lock = path.with_name(f"{path.name}.lock")
+    with filelock.FileLock(lock):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows keeps a file that is open
+                lock.unlink()
 
 
 def _umask() -> int:

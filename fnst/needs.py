@@ -7,6 +7,7 @@ follows where the bytes are written.
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import urlsplit
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 from fnst import assets, collection, selection, sources
 from fnst.assets import Asset
 from fnst.errors import AssetError
+from fnst.files import readable
 from fnst.params import Params
 
 
@@ -29,6 +31,7 @@ class Need:
     """Where it is, or where it would come from."""
     photographs: int | None
     """How many of its photographs will be used, about; None for other files and where unknown."""
+    is_photographs: bool
     transfer: int | None
     """Bytes that are still to come over the network, about; None where unknown."""
 
@@ -47,6 +50,14 @@ class Needs:
     def transfer(self) -> int:
         """Bytes still to come over the network, as far as known."""
         return sum(need.transfer or 0 for need in self.each)
+
+    @property
+    def summary(self) -> str:
+        """What it comes to, in one line."""
+        known = all(need.transfer is not None for need in self.each)
+        counted = all(need.photographs is not None for need in self.each if need.is_photographs)
+        transfer, packed = _at_least(self.transfer, known), _at_least(self.packed, counted)
+        return f"{transfer} to transfer, then {packed} to pack; {readable(self.free)} are free"
 
     @property
     def is_enough(self) -> bool:
@@ -77,18 +88,16 @@ def check_room(needs: Needs, data: Path) -> None:
     """Raise AssetError when the disk cannot hold what a recipe needs."""
     if not needs.is_enough:
         raise AssetError(
-            f"expected room for {gigabytes(needs.transfer)} to transfer and "
-            f"{gigabytes(needs.packed)} of packed photographs, got {gigabytes(needs.free)} free "
+            f"expected room for {readable(needs.transfer)} to transfer and "
+            f"{readable(needs.packed)} of packed photographs, got {readable(needs.free)} free "
             f"in {_existing(data)}; free some, or set photos.train_count or photos.size lower."
         )
 
 
-def gigabytes(count: int) -> str:
-    """Bytes as people read them: ``6.65 GB``, ``82 MB``, ``791 kB``, ``nothing``."""
-    for unit, size in (("GB", 10**9), ("MB", 10**6)):
-        if count >= size:
-            return f"{count / size:.3g} {unit}"
-    return f"{count / 1000:.0f} kB" if count else "nothing"
+def _at_least(count: int, is_all: bool) -> str:
+    if is_all:
+        return readable(count)
+    return f"at least {readable(count)}" if count else "an unknown amount"
 
 
 def _photographs(
@@ -99,7 +108,7 @@ def _photographs(
     known = sum(number or 0 for number in offered)
     share = min(1.0, count / known) if count != "all" and known else 1.0
     return [
-        _need(use, name, number and round(number * share), share, folder)
+        _need(use, name, number and round(number * share), share, folder, is_photographs=True)
         for name, number in zip(names, offered, strict=True)
     ]
 
@@ -118,15 +127,24 @@ def _offered(source: str) -> int | None:
     return sum(len(collection.names(file)) for file in files)
 
 
-def _need(use: str, source: str, photographs: int | None, share: float, folder: Path) -> Need:
+def _need(
+    use: str,
+    source: str,
+    photographs: int | None,
+    share: float,
+    folder: Path,
+    *,
+    is_photographs: bool = False,
+) -> Need:
+    need = partial(Need, use, source, photographs=photographs, is_photographs=is_photographs)
     if sources.local(source):
-        return Need(use, source, "a local path", photographs, 0)
+        return need(whence="a local path", transfer=0)
     asset = sources.find(source)
     place = sources.place_of(asset, folder)
     if assets.is_near(asset, place):
         is_here = (place / PurePosixPath(asset.name).name).is_file()
-        return Need(use, source, "here" if is_here else "on this machine", photographs, 0)
-    return Need(use, source, _whence(asset), photographs, _transfer(asset, share, folder))
+        return need(whence="here" if is_here else "on this machine", transfer=0)
+    return need(whence=_whence(asset), transfer=_transfer(asset, share, folder))
 
 
 def _transfer(asset: Asset, share: float, folder: Path) -> int | None:
@@ -134,9 +152,10 @@ def _transfer(asset: Asset, share: float, folder: Path) -> int | None:
     if asset.size is None:
         return None
     if share <= selection.WHOLE_FROM and collection.is_zip(asset.name):
-        parts = selection.parts_of(asset, folder)
-        there = sum(file.stat().st_size for file in parts.rglob("*") if file.is_file())
-        return max(0, round(asset.size * share) - there)
+        parts = selection.parts_of(asset, folder).rglob("*")
+        there = sum(collection.is_picture(file.name) for file in parts)
+        wanted = round((asset.photographs or there or 1) * share)
+        return round(asset.size * share * (1 - min(1, there / wanted)))
     return assets.missing(asset, sources.place_of(asset, folder))
 
 

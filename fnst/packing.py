@@ -35,6 +35,7 @@ from jaxtyping import UInt8
 from fnst import files, images
 from fnst.collection import Entry
 from fnst.errors import ImageError
+from fnst.files import readable
 
 Square = UInt8[np.ndarray, "s s 3"]
 
@@ -232,7 +233,7 @@ def _make_room(folder: Path, done: dict[Path, Report], bytes_needed: int) -> Non
     free += sum(path.stat().st_size for path in _ours(folder) if path.name not in keep)
     if bytes_needed > free:
         raise ImageError(
-            f"the packed set needs {bytes_needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free "
+            f"the packed set needs {readable(bytes_needed)}, and {readable(free)} are free "
             f"in {folder}; free some, or set photos.size or train_count lower."
         )
     _remove(folder, keep)
@@ -384,7 +385,7 @@ def _decode(entry: Entry, size: int) -> _Decoded:
     """Hash a file and make it a square, or say why there is none."""
     name = _text(entry.name)
     if entry.size > MOST_BYTES:
-        return _Decoded(name, b"", f"it has {entry.size / 1e9:.1f} GB, more than any photograph")
+        return _Decoded(name, b"", f"it has {readable(entry.size)}, more than any photograph")
     with _one_large_file if entry.size > LARGE_BYTES else nullcontext():
         try:
             content = entry.read()

@@ -38,6 +38,7 @@ PIECE = 16 << 20  # bytes asked for at once, at most, unless one member is longe
 GAP = 64 << 10  # bytes between two members that are cheaper to skip than a request of their own
 TAIL = 64 << 10  # bytes asked for at first: the directory's end, and that of a small zip whole
 LARGEST = 256 << 20  # bytes of a member, and of a directory: both are held in memory
+BLOCK = 4096  # bytes that a file system gives at once, nearly everywhere
 ARRIVING = ".arriving"  # the folder of members that are not complete yet
 
 # APPNOTE 4.3.7: signature, version, flags, method, time, date, CRC, sizes, lengths of name and more
@@ -78,7 +79,7 @@ class RemoteZip:
     ) -> list[Path]:
         """Put members into a folder, under their names; those that are there are not asked for.
 
-        Two processes must not do this in the same folder at the same time.
+        Two processes that want this in the same folder wait for each other.
 
         Args:
             members: Some of `self.members`.
@@ -94,10 +95,16 @@ class RemoteZip:
             OSError: if a file cannot be written.
         """
         folder.mkdir(parents=True, exist_ok=True)
+        with files.alone(folder):
+            return self._bring(members, folder, progress)
+
+    def _bring(
+        self, members: Sequence[Member], folder: Path, progress: Report | None
+    ) -> list[Path]:
         shutil.rmtree(folder / ARRIVING, ignore_errors=True)  # what a killed process has left
         wanted = sorted(set(members), key=lambda member: member.start)
         missing = [member for member in wanted if not _is_there(member, folder)]
-        require_room(sum(member.size for member in missing), folder)
+        require_room(sum(_on_disk(member.size) for member in missing), folder)
         there, total = self.cost(wanted) - self.cost(missing), self.cost(wanted)
         report = progress or (lambda done, total: None)
         if missing:
@@ -160,13 +167,21 @@ def _members(opened: zipfile.ZipFile) -> Iterator[Member]:
     starts = [*dict.fromkeys(item.header_offset for item in items), opened.start_dir]
     ends = dict(pairwise(starts))
     for item in items:
-        start, end = item.header_offset, ends.get(item.header_offset, 0)
+        start = item.header_offset
+        end = min(ends.get(start, 0), start + _longest(item))
         if not 0 <= start < end <= opened.start_dir:
             raise zipfile.BadZipFile(f"{item.filename} lies outside of it")
         encrypted = item.flag_bits & 1
         last = opened.NameToInfo[item.filename] is item  # of two with one name, as unzip has it
-        if last and not encrypted and item.file_size <= LARGEST and _is_safe(item):
+        is_small = max(item.file_size, item.compress_size) <= LARGEST
+        if last and not encrypted and is_small and _is_safe(item):
             yield Member(item.filename, item.file_size, item.CRC, start, end)
+
+
+def _longest(item: zipfile.ZipInfo) -> int:
+    """The bytes that a member can take at most: header, data, and what may describe them behind."""
+    lengths = len(item.orig_filename.encode()) + 0xFFFF  # the extra field's is known there only
+    return LOCAL_HEADER.size + lengths + item.compress_size + 24  # APPNOTE 4.3.9
 
 
 def _is_safe(item: zipfile.ZipInfo) -> bool:
@@ -176,8 +191,10 @@ def _is_safe(item: zipfile.ZipInfo) -> bool:
     return (
         bool(parts)
         and not name.endswith("/")
-        and not name.startswith(("/", f"{ARRIVING}/"))
+        and not name.startswith("/")
+        and parts[0] != ARRIVING
         and ".." not in parts
+        and str(PurePosixPath(name)) == name  # or two names would be one file
         and not any(letter in name for letter in "\\:\0")
     )
 
@@ -254,6 +271,11 @@ def _runs(members: Sequence[Member]) -> list[list[Member]]:
     return runs
 
 
+def _on_disk(size: int) -> int:
+    """What a file takes: whole blocks."""
+    return -(-size // BLOCK) * BLOCK
+
+
 class _DamagedError(Exception):
     """The bytes that came are not those of the member."""
 
@@ -274,7 +296,7 @@ class _Bringing:
         try:
             with self.crew:
                 self.crew.start(self._work, min(CONNECTIONS, len(self.waiting)))
-                self.crew.watch(lambda: report(self.done))
+                self.crew.watch(lambda: report(self.done), lambda: bool(self.waiting))
         finally:
             shutil.rmtree(self.folder / ARRIVING, ignore_errors=True)
 
@@ -315,7 +337,8 @@ class _Bringing:
                 body += piece
                 while run and at + len(body) >= run[0].end:
                     member = run[0]
-                    self._put(member, bytes(body[member.start - at : member.end - at]))
+                    with memoryview(body) as came:
+                        self._put(member, bytes(came[member.start - at : member.end - at]))
                     run.popleft()
                     del body[: member.end - at]
                     at = member.end

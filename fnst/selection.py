@@ -134,15 +134,29 @@ class _Archive:
             sorted(members, key=lambda m: m.name), parts_of(self.asset, self.root), progress=report
         )
 
+    def _check(self, archive: RemoteZip) -> None:
+        """A part cannot be compared with the whole file's hash, but the size can be."""
+        if self.asset.size not in (None, archive.total):
+            raise AssetError(
+                f"it offers {archive.total} bytes where {self.asset.size} are expected"
+            )
+
     def _ask(self, question: Callable[[RemoteZip], T]) -> T:
         """Ask the first server that answers."""
         faults: list[AssetError] = []
         for url in assets.addresses(self.asset):
             try:
                 notes = self.folder / f"{PurePosixPath(self.asset.name).name}.listing.json"
-                return question(remote_zip.open_zip(url, notes))
+                archive = remote_zip.open_zip(url, notes)
+                self._check(archive)
+                return question(archive)
             except AssetError as fault:
                 faults.append(fault)
+            except OSError as fault:  # the disk, as no server raises one
+                raise AssetError(
+                    f"photographs of {self.asset.name} cannot be put into {self.folder}: "
+                    f"{fault.strerror}."
+                ) from fault
         if any(isinstance(fault, NoRangesError) for fault in faults):
             raise NoRangesError(f"no server sends parts of {self.asset.name}")
         told = "; ".join(dict.fromkeys(map(str, faults)))

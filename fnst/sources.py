@@ -6,12 +6,11 @@ A source is a known asset's name (``great-wave``, ``coco-2017-test``), a URL tha
 
 import hashlib
 import os
-import shutil
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from urllib.parse import urldefrag, urlsplit
 
-from fnst import assets
+from fnst import assets, files
 from fnst.assets import Asset, Progress
 from fnst.errors import AssetError
 from fnst.params import project_root
@@ -69,8 +68,14 @@ def find(source: str) -> Asset:
     Raises:
         AssetError: when it is neither; the message names the nearest.
     """
-    address, fragment = urldefrag(source)
-    if urlsplit(address).scheme not in ("http", "https"):
+    try:
+        address, fragment = urldefrag(source)
+        scheme = urlsplit(address).scheme
+    except ValueError as error:
+        raise AssetError(
+            f"{source}: expected an address, got one that is none: {error}."
+        ) from error
+    if scheme not in ("http", "https"):
         return _known(source)
     if not fragment.startswith("sha256="):
         raise AssetError(
@@ -78,7 +83,8 @@ def find(source: str) -> Asset:
             "everybody gets the same one; got none."
         )
     name = f"{_short(source)}/{PurePosixPath(urlsplit(address).path).name}"
-    return Asset(name, fragment.removeprefix("sha256="), None, "unknown", (address,))
+    digest = fragment.removeprefix("sha256=").lower()
+    return Asset(name, digest, None, "unknown", (address,))
 
 
 def place_of(asset: Asset, folder: Path) -> Path:
@@ -119,6 +125,5 @@ def _linked(source: Path, target: Path) -> Path:
         os.link(source, target)
     except OSError:  # another disk, or a file system without links
         scratch = target.with_name(f".{target.name}.part")
-        shutil.copyfile(source, scratch)
-        scratch.replace(target)
+        files.copy(source, scratch).replace(target)
     return target

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any
 
 from fnst.errors import AssetError
+from fnst.files import readable
 
 Report = Callable[[int, int | None], None]
 """Called with the bytes so far and, where it is known, the bytes in all."""
@@ -30,7 +31,8 @@ Span = tuple[int, int]
 # Chosen by us. A server that is silent for half a minute is taken for gone; what it sent is kept.
 CONNECT_TIMEOUT = 10.0  # seconds
 READ_TIMEOUT = 30.0  # seconds between two pieces, not for the whole file
-TRIES = 4  # in a row without a single new byte
+TRIES = 4  # in a row without a single new byte, while a server has given none: 4 seconds
+TRIES_ONCE_SERVED = 8  # the same, after it gave some: a minute, enough for a router to start anew
 BACKOFF = 0.5  # seconds before the second try; doubles from there
 LONGEST_WAIT = 60.0  # seconds, even if a server asks for more
 CHUNK = 1 << 20  # bytes read at once, at most
@@ -132,7 +134,7 @@ def ask(
         raise BrokenOffError("it does not answer in time") from error
     except requests.ConnectionError as error:
         raise BrokenOffError("it cannot be reached") from error
-    except requests.RequestException as error:
+    except (requests.RequestException, ValueError) as error:  # the latter for a broken address
         raise AssetError(f"it cannot be asked: {error}") from error
     except urllib3.exceptions.HTTPError as error:
         raise _counted(BrokenOffError("the connection broke off"), answer) from error
@@ -227,15 +229,26 @@ def _counted(broken: BrokenOffError, answer: Answer | None) -> BrokenOffError:
 class Patience:
     """How often one thread asks again, and how long it waits before.
 
-    It gives up after `TRIES` failures in a row between which not a single byte was new anywhere.
-    The wait doubles with every request of its own that brought nothing, so that a server which
-    serves others but refuses this one is left in peace.
+    It gives up after `TRIES` failures in a row between which not a single byte was new anywhere, or
+    `TRIES_ONCE_SERVED` if there were new bytes before. The wait doubles with every request of its
+    own that brought nothing, so that a server which serves others but refuses this one is left in
+    peace.
     """
 
     def __init__(self, done: int) -> None:
         self.furthest = done
+        self.tries = TRIES
         self.idle = 0
         self.failures = 0
+
+    def served(self, done: int) -> None:
+        """Note that a request has brought what it asked for."""
+        self.idle = self.failures = 0
+        self._note(done)
+
+    def _note(self, done: int) -> None:
+        if done > self.furthest:
+            self.idle, self.furthest, self.tries = 0, done, TRIES_ONCE_SERVED
 
     def after(self, broken: BrokenOffError, done: int) -> float:
         """Return the seconds to wait; `done` counts the bytes that all threads have.
@@ -243,10 +256,10 @@ class Patience:
         Raises:
             AssetError: if it is time to give up.
         """
-        self.idle = 0 if done > self.furthest else self.idle + 1
-        self.furthest = max(self.furthest, done)
+        self.idle += 1
+        self._note(done)
         self.failures = 0 if broken.received else self.failures + 1
-        if self.idle >= TRIES:
+        if self.idle >= self.tries:
             raise AssetError(str(broken)) from broken
         # a server that asks for no pause at all gets one nevertheless
         return min(max(BACKOFF * 2.0 ** (self.failures - 1), broken.wait or 0.0), LONGEST_WAIT)
@@ -266,6 +279,7 @@ class Crew:
         self._busy = 0  # of these, who are not waiting for a second try
         self._reading: list[Answer] = []
         self._error: BaseException | None = None
+        self._gave_up: AssetError | None = None
 
     def __enter__(self) -> "Crew":
         return self
@@ -306,12 +320,20 @@ class Crew:
                 if not self._working:
                     self.over.set()
 
-    def watch(self, look: Callable[[], None]) -> None:
-        """Wait until all have ended, with a `look` now and then; raise what one of them raised."""
+    def watch(self, look: Callable[[], None], is_left: Callable[[], bool]) -> None:
+        """Wait until all have ended, with a `look` now and then; raise what one of them raised.
+
+        Args:
+            look: Called by this thread.
+            is_left: Whether there is work that nobody has done.
+        """
         while not self.over.wait(TICK):
             look()
         if self._error:
             raise self._error
+        # whoever gave up left the work to others, who may have ended at the same moment
+        if is_left():
+            raise self._gave_up or AssetError("it does not send all that is asked for")
 
     @contextlib.contextmanager
     def reading(self, answer: Answer) -> Iterator[None]:
@@ -337,12 +359,13 @@ class Crew:
                 with self._asking():
                     if not step():
                         return
-                patience = Patience(done())
+                patience.served(done())
             except BrokenOffError as broken:
                 try:
                     wait = patience.after(broken, done())
-                except AssetError:
+                except AssetError as gave_up:
                     if self._busy:  # with others; they finish the work, or the last of them tells
+                        self._gave_up = gave_up
                         return
                     raise
                 self.over.wait(wait)
@@ -366,7 +389,7 @@ def fetch(
     Raises:
         NoRangesError: if the server does not give parts, or not of this version.
         BeyondError: if the file has no byte of the span.
-        AssetError: if the server refuses, or nothing new comes for `TRIES` times.
+        AssetError: if the server refuses, or nothing new comes for some tries.
     """
     body, patience = bytearray(), Patience(0)
     while True:
@@ -395,15 +418,6 @@ def require_room(needed: int, folder: Path) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise AssetError(
-            f"it needs {_readable(needed)}, and {_readable(free)} are free in {folder}; "
+            f"it needs {readable(needed)}, and {readable(free)} are free in {folder}; "
             "free some or choose a folder on another disk"
         )
-
-
-def _readable(size: int) -> str:
-    """A number of bytes as people say it: 6.6 GB, 512 kB."""
-    unit = next((u for u in ("GB", "MB", "kB") if size >= _UNITS[u]), "bytes")
-    return f"{size} bytes" if unit == "bytes" else f"{size / _UNITS[unit]:.1f} {unit}"
-
-
-_UNITS = {"GB": 10**9, "MB": 10**6, "kB": 10**3}

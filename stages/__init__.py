@@ -12,6 +12,9 @@ def run(stage: Callable[[], None]) -> None:
         stage()
     except FnstError as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted; `dvc repro` goes on from here", file=sys.stderr)
+        sys.exit(130)
 
 
 def style_named() -> str:

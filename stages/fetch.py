@@ -33,8 +33,7 @@ def main() -> None:
 
 def _check_room(wanted: params.Params) -> None:
     needed = needs.needs(wanted, DATA)
-    to_transfer, packed, free = map(needs.gigabytes, (needed.transfer, needed.packed, needed.free))
-    print(f"fetch: about {to_transfer} to transfer, then {packed} to pack; {free} are free")
+    print(f"fetch: {needed.summary}")
     needs.check_room(needed, DATA)
 
 

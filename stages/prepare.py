@@ -2,8 +2,10 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from fnst import collection, files, packing, params
+from fnst.errors import ImageError
 from fnst.progress import watch
 from stages import run
 
@@ -24,10 +26,21 @@ def main() -> None:
 
 
 def _pack(name: str, size: int, without: Iterable[str]) -> packing.Report:
-    chosen = files.read_json(RAW / "chosen.json")[name]
-    found = [e for lot in chosen for e in collection.entries(RAW / lot["file"], lot["members"])]
+    found = [
+        entry
+        for lot in _chosen()[name]
+        for entry in collection.entries(RAW / lot["file"], lot["members"])
+    ]
     with watch(f"prepare {name}", len(found)) as update:
         return packing.pack(found, PACKED / name, size=size, without=without, progress=update)
+
+
+def _chosen() -> dict[str, list[dict[str, Any]]]:
+    try:
+        chosen: dict[str, list[dict[str, Any]]] = files.read_json(RAW / "chosen.json")
+    except OSError as error:
+        raise ImageError(f"{RAW} has no photographs; `dvc repro fetch` gets them.") from error
+    return chosen
 
 
 if __name__ == "__main__":

@@ -76,7 +76,7 @@ def test_size_and_mark_change_with_the_bytes_of_a_member_and_not_with_its_zip(tm
 def test_what_is_no_zip_is_named(tmp_path, content):
     (tmp_path / "photos.zip").write_bytes(content)
     for ask in (names, entries):
-        with pytest.raises(ImageError, match=r"photos\.zip: expected a zip of photographs, got"):
+        with pytest.raises(ImageError, match=r"photos\.zip: expected a zip of photographs, but"):
             ask(tmp_path / "photos.zip")
 
 

@@ -105,3 +105,39 @@ def test_names_of_files_that_are_no_unicode_come_back_as_they_were(tmp_path):
     files.write_json(tmp_path / "a.json", {"name": name, "other": "café"})
     assert files.read_json(tmp_path / "a.json") == {"name": name, "other": "café"}
     assert "café" in (tmp_path / "a.json").read_text(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [
+        (6_646_970_404, "6.65 GB"),
+        (81_558_533, "81.6 MB"),
+        (791_555, "792 kB"),
+        (7, "7 bytes"),
+        (2 * 10**15, "2,000,000 GB"),
+    ],
+)
+def test_bytes_are_said_as_people_read_them(count, said):
+    assert files.readable(count) == said
+    assert files.readable(0) == "nothing"
+
+
+def test_a_copy_that_fails_leaves_nothing(tmp_path):
+    with pytest.raises(OSError, match="missing"):
+        files.copy(tmp_path / "missing", tmp_path / "copy")
+    (tmp_path / "a").write_bytes(b"content")
+    assert files.copy(tmp_path / "a", tmp_path / "copy").read_bytes() == b"content"
+
+    class FullError(Exception):
+        pass
+
+    with pytest.MonkeyPatch.context() as patch:
+
+        def fill(source, target):
+            target.write_bytes(b"cont")
+            raise FullError
+
+        patch.setattr(files.shutil, "copyfile", fill)
+        with pytest.raises(FullError):
+            files.copy(tmp_path / "a", tmp_path / "other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "copy"]

@@ -202,6 +202,18 @@ def test_a_second_repro_trains_nothing(project):
     assert len(project.versions()) == 2
 
 
+def test_photographs_that_are_fetched_and_packed_again_train_nothing_again(project):
+    """On another machine, the same photographs have other times."""
+    lock = (project.folder / "dvc.lock").read_text()
+    for folder in ("data/raw/photos", "data/photos"):
+        shutil.rmtree(project.folder / folder)
+    said = project.dvc("repro")
+    assert "Running stage 'fetch'" in said
+    assert "Running stage 'prepare'" in said
+    assert "Running stage 'train" not in said
+    assert (project.folder / "dvc.lock").read_text() == lock
+
+
 def test_a_style_whose_row_changed_is_trained_alone_and_becomes_a_new_version(project):
     other = project.weights("two")
     project.params(lambda values: values["styles"]["one"].update(style_weight=24))

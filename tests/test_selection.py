@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.server import serving
-from fnst import collection, selection
+from fnst import collection, selection, sources, web
 from fnst.errors import AssetError
 from fnst.selection import draw, select
 
@@ -48,8 +48,12 @@ def site(root):
 
 @pytest.fixture
 def source(site):
-    digest = hashlib.sha256(site.files["/zips/test2017.zip"]).hexdigest()
-    return f"{site.url}/zips/test2017.zip#sha256={digest}"
+    return address(site, "/zips/test2017.zip")
+
+
+def address(site, path):
+    digest = hashlib.sha256(site.files[path]).hexdigest()
+    return f"{site.url}{path}#sha256={digest}"
 
 
 def contents(lots):
@@ -159,14 +163,34 @@ def test_the_zip_is_drawn_from_where_it_is_already(source, raw, site):
     assert len(site.asked) == asked
 
 
-def test_a_mirror_on_the_web_is_asked_first(raw, monkeypatch, root):
-    with serving(files={"/coco/test2017.zip": zipped(PHOTOS)}) as mirror:
+def test_a_mirror_on_the_web_is_asked_first(source, raw, monkeypatch, site):
+    name = sources.find(source).name
+    with serving(files={f"/{name}": site.files["/zips/test2017.zip"]}) as mirror:
         monkeypatch.setenv("FNST_MIRROR", mirror.url)
-        lots = select(["coco-2017-test"], raw, count=6, seed=1)
+        lots = select([source], raw, count=6, seed=1)
     assert contents(lots) == draw(list(PHOTOS.values()), 6, seed=1)
     assert [lot.file.name for lot in lots] == [
         Path(name).name for name in draw(sorted(PHOTOS), 6, seed=1)
     ]
+    assert site.asked == []
+
+
+def test_a_zip_of_another_size_than_the_catalogue_has_is_not_drawn_from(raw, monkeypatch, root):
+    with serving(files={"/coco/test2017.zip": zipped(PHOTOS)}) as mirror:
+        monkeypatch.setenv("FNST_MIRROR", mirror.url)
+        for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+            monkeypatch.setenv(name, "http://127.0.0.1:9")  # the real servers are out of reach
+        monkeypatch.setattr(web, "BACKOFF", 0.0)
+        with pytest.raises(AssetError, match=r"it offers \d+ bytes where 6646970404 are expected"):
+            select(["coco-2017-test"], raw, count=6, seed=1)
+    assert not list(raw.rglob("*.jpg"))
+
+
+def test_a_disk_that_cannot_be_written_is_one_sentence(source, raw, monkeypatch):
+    raw.mkdir()
+    (raw / sources.find(source).name.split("/")[0]).write_bytes(b"in the way of a folder")
+    with pytest.raises(AssetError, match=r"photographs of .*test2017\.zip cannot be put into"):
+        select([source], raw, count=6, seed=1)
 
 
 def test_the_next_server_is_asked_when_one_does_not_answer(source, raw, site, monkeypatch):
@@ -192,13 +216,11 @@ def test_progress_tells_the_bytes_of_what_was_drawn(source, raw):
 def test_a_zip_of_pictures_may_hold_other_things(root, raw):
     with_notes = {**PHOTOS, "test2017/readme.txt": b"", "a/thumbs.db": b""}
     with serving(files={"/x.zip": zipped(with_notes)}) as site:
-        lots = select([f"{site.url}/x.zip#sha256={'0' * 64}"], raw, count=6, seed=1)
+        lots = select([address(site, "/x.zip")], raw, count=6, seed=1)
     assert contents(lots) == draw(list(PHOTOS.values()), 6, seed=1)
 
 
 def test_where_parts_lie_is_known_beforehand(source, raw):
     lots = select([source], raw, count=6, seed=1)
-    from fnst import sources
-
     parts = selection.parts_of(sources.find(source), raw)
     assert all(parts in lot.file.parents for lot in lots)
