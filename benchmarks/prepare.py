@@ -7,11 +7,14 @@ import tempfile
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 
 import numpy as np
+import torch
 from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
 
@@ -46,10 +49,11 @@ def measure() -> Iterator[Result]:
     They are those of FNST_MIRROR/coco, where there are such, else 640x480 crops of the built-in
     sample. `square` decodes and resizes on one core; its ratio is to the bare calls of Pillow that
     this takes at least, with the same filter, bicubic. `one-core` finds a photograph in the zip,
-    checks its CRC and hashes it as well. `all-cores` is the whole of
-    `pack`, which writes as well; its limit is the share of so many cores times `one-core`, and its
-    ratio is to torchvision's ImageFolder in a DataLoader with one process a core, over unpacked
-    files, with the same filter. Medians of three rounds in turns.
+    checks its CRC and hashes it as well; `apart` is that in one process a core, none of which knows
+    of the others: what the cores can do at once. `all-cores` is the whole of `pack`, which writes
+    as well; its limit is the share of `apart`, and its ratio is to torchvision's ImageFolder in a
+    DataLoader with one process a core, over unpacked files, with the same filter. Medians of three
+    rounds in turns.
 
     `memory` is the peak of a whole process that packs, then that of one that packs four times as
     much; the ratio is the first to the second: 1 is flat.
@@ -118,11 +122,14 @@ def _unpack(contents: Sequence[bytes], folder: Path) -> None:
 def _rates(found: Sequence[Entry], folder: Path) -> Iterator[Result]:
     few = found[:ON_ONE_CORE]
     contents = [entry.read() for entry in few]
+    cores = packing._workers()
+    apart = ProcessPoolExecutor(cores, get_context("spawn"))
     loaders = {name: _loader(folder / "unpacked", name) for name in ("bicubic", "bilinear")}
     runs: dict[str, Callable[[], float]] = {
         "square": lambda: _rate(len(few), lambda: [images.load_square(c, SIZE) for c in contents]),
         "ours": lambda: _rate(len(few), lambda: [packing._decode(entry, SIZE) for entry in few]),
         "bare": lambda: _rate(len(few), lambda: [_bare(content) for content in contents]),
+        "apart": lambda: _apart(apart, folder / "photos.zip", cores),
         "pack": lambda: _packed(found, folder / "set"),
         "bicubic": lambda: _rate(len(found), lambda: sum(1 for _ in loaders["bicubic"])),
         "bilinear": lambda: _rate(len(found), lambda: sum(1 for _ in loaders["bilinear"])),
@@ -130,16 +137,16 @@ def _rates(found: Sequence[Entry], folder: Path) -> Iterator[Result]:
     for run in runs.values():  # now files are in memory, and modules imported
         run()
     rounds = [{name: run() for name, run in runs.items()} for _ in range(ROUNDS)]
-    square, ours, bare, pack, bicubic, bilinear = (
+    square, ours, bare, each_apart, pack, bicubic, bilinear = (
         median(each[name] for each in rounds) for name in runs
     )
-    cores = packing._workers()
-    share = median(each["pack"] / each["ours"] for each in rounds) / cores
+    share = median(each["pack"] / each["apart"] for each in rounds)
     to_bare = median(each["square"] / each["bare"] for each in rounds)
     to_torchvision = median(each["pack"] / each["bicubic"] for each in rounds)
     yield Result(f"prepare/{SIZE}/square", square, "photographs/s", to_bare)
     yield Result(f"prepare/{SIZE}/square/bare", bare, "photographs/s")
     yield Result(f"prepare/{SIZE}/one-core", ours, "photographs/s")
+    yield Result(f"prepare/{SIZE}/all-cores/apart", each_apart, "photographs/s")
     yield Result(f"prepare/{SIZE}/all-cores", pack, "photographs/s", to_torchvision, limit=share)
     yield Result(f"prepare/{SIZE}/all-cores/torchvision-bicubic", bicubic, "photographs/s")
     yield Result(f"prepare/{SIZE}/all-cores/torchvision-bilinear", bilinear, "photographs/s")
@@ -149,6 +156,21 @@ def _rate(number: int, work: Callable[[], object]) -> float:
     began = time.perf_counter()
     work()
     return number / (time.perf_counter() - began)
+
+
+def _apart(pool: ProcessPoolExecutor, path: Path, cores: int) -> float:
+    return _rate(cores * ON_ONE_CORE, lambda: list(pool.map(_decode_some, [path] * cores)))
+
+
+def _decode_some(path: Path) -> None:
+    torch.set_num_threads(1)
+    for entry in _listed(path):
+        packing._decode(entry, SIZE)
+
+
+@lru_cache(maxsize=1)
+def _listed(path: Path) -> list[Entry]:
+    return collection.entries(path)[:ON_ONE_CORE]
 
 
 def _packed(found: Sequence[Entry], folder: Path) -> float:

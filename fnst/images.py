@@ -263,9 +263,9 @@ def _centre(image: Pillow.Image, size: int) -> UInt8[np.ndarray, "h w *c"]:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     pixels = np.array(image.crop((left, top, left + side, top + side)))
-    planes = torch.from_numpy(pixels.reshape(side, side, -1)).permute(2, 0, 1).unsqueeze(0)
+    planes = torch.from_numpy(pixels.reshape(1, side, side, -1)).permute(0, 3, 1, 2)
     small = torch.nn.functional.interpolate(planes, (size, size), mode="bicubic", antialias=True)
-    return small[0].permute(1, 2, 0).contiguous().numpy().reshape(size, size, *pixels.shape[2:])
+    return small.permute(0, 2, 3, 1).contiguous().numpy().reshape(size, size, *pixels.shape[2:])
 
 
 def _is_large(image: Opened, shape: tuple[int, int]) -> bool:
