@@ -28,7 +28,7 @@ def main() -> None:
         for name, style in wanted.styles.items():
             _alone(style.image, RAW / "styles" / name, progress)
         _alone(wanted.loss.network, RAW / "network", progress)
-    print(f"fetch: photographs, {len(wanted.styles)} styles and the loss network are in {RAW}/")
+    print(f"fetch: photographs, style pictures and the loss network are in {RAW}/")
 
 
 def _check_room(wanted: params.Params) -> None:
