@@ -165,7 +165,7 @@ def _plain(url: str, path: Path) -> None:
     import requests
 
     with requests.get(url, stream=True, timeout=30) as response, path.open("wb") as file:
-        for piece in response.iter_content(download.CHUNK):
+        for piece in response.iter_content(web.CHUNK):
             file.write(piece)
 
 

@@ -38,8 +38,9 @@ from typing import Any
 import platformdirs
 
 from fnst import files, package_index
-from fnst.download import CHUNK, Report, beside, discard, download, held
+from fnst.download import beside, discard, download, held
 from fnst.errors import AssetError
+from fnst.web import CHUNK, Report
 
 Progress = Callable[[str, int, int | None], None]
 """Called with an asset's name, the bytes so far and, where it is known, the bytes in all."""

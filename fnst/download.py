@@ -19,8 +19,6 @@ from pathlib import Path
 from fnst.errors import AssetError
 from fnst.files import read_json, write_json
 from fnst.web import (
-    CHUNK,
-    READ_TIMEOUT,
     TRIES,
     Answer,
     BeyondError,
@@ -32,8 +30,6 @@ from fnst.web import (
     ask,
     require_room,
 )
-
-__all__ = ["CHUNK", "READ_TIMEOUT", "Report", "beside", "discard", "download", "held"]
 
 # Chosen by us: enough to fill a line whose single connections are slow, few enough to be polite.
 CONNECTIONS = 8

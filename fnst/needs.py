@@ -7,7 +7,6 @@ follows where the bytes are written.
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Literal
 from urllib.parse import urlsplit
@@ -31,7 +30,6 @@ class Need:
     """Where it is, or where it would come from."""
     photographs: int | None
     """How many of its photographs will be used, about; None for other files and where unknown."""
-    is_photographs: bool
     transfer: int | None
     """Bytes that are still to come over the network, about; None where unknown."""
 
@@ -40,11 +38,17 @@ class Need:
 class Needs:
     """All needs of a recipe, and the room that they take."""
 
-    each: Sequence[Need]
+    photographs: Sequence[Need]
+    others: Sequence[Need]
     packed: int
     """Bytes that the packed photographs will take, as far as their number is known."""
     free: int
     """Bytes that are free where the data will lie."""
+
+    @property
+    def each(self) -> Sequence[Need]:
+        """All of them."""
+        return [*self.photographs, *self.others]
 
     @property
     def transfer(self) -> int:
@@ -55,7 +59,7 @@ class Needs:
     def summary(self) -> str:
         """What it comes to, in one line."""
         known = all(need.transfer is not None for need in self.each)
-        counted = all(need.photographs is not None for need in self.each if need.is_photographs)
+        counted = all(need.photographs is not None for need in self.photographs)
         transfer, packed = _at_least(self.transfer, known), _at_least(self.packed, counted)
         return f"{transfer} to transfer, then {packed} to pack; {readable(self.free)} are free"
 
@@ -73,15 +77,18 @@ def needs(wanted: Params, data: Path) -> Needs:
         ImageError: when a local zip is none.
     """
     photos, raw = wanted.chosen.photos, data / "raw"
-    each = [
+    photographs = [
         *_photographs("train", photos.train, photos.train_count, raw / "photos"),
         *_photographs("held out", photos.held_out, photos.held_out_count, raw / "photos"),
+    ]
+    others = [
         *(_file(f"style {n}", s.image, raw / "styles" / n) for n, s in wanted.styles.items()),
         _file("loss network", wanted.loss.network, raw / "network"),
     ]
-    packed = sum(need.photographs or 0 for need in each) * photos.size**2 * 3
+    packed = sum(need.photographs or 0 for need in photographs) * photos.size**2 * 3
     there = sum(f.stat().st_size for f in (data / "photos").rglob("*.npy"))
-    return Needs(each, max(0, packed - there), shutil.disk_usage(_existing(data)).free)
+    free = shutil.disk_usage(_existing(data)).free
+    return Needs(photographs, others, max(0, packed - there), free)
 
 
 def check_room(needs: Needs, data: Path) -> None:
@@ -108,7 +115,7 @@ def _photographs(
     known = sum(number or 0 for number in offered)
     share = min(1.0, count / known) if count != "all" and known else 1.0
     return [
-        _need(use, name, number and round(number * share), share, folder, is_photographs=True)
+        _need(use, name, number and round(number * share), share, folder)
         for name, number in zip(names, offered, strict=True)
     ]
 
@@ -127,24 +134,15 @@ def _offered(source: str) -> int | None:
     return sum(len(collection.names(file)) for file in files)
 
 
-def _need(
-    use: str,
-    source: str,
-    photographs: int | None,
-    share: float,
-    folder: Path,
-    *,
-    is_photographs: bool = False,
-) -> Need:
-    need = partial(Need, use, source, photographs=photographs, is_photographs=is_photographs)
+def _need(use: str, source: str, photographs: int | None, share: float, folder: Path) -> Need:
     if sources.local(source):
-        return need(whence="a local path", transfer=0)
+        return Need(use, source, "a local path", photographs, 0)
     asset = sources.find(source)
     place = sources.place_of(asset, folder)
     if assets.is_near(asset, place):
         is_here = (place / PurePosixPath(asset.name).name).is_file()
-        return need(whence="here" if is_here else "on this machine", transfer=0)
-    return need(whence=_whence(asset), transfer=_transfer(asset, share, folder))
+        return Need(use, source, "here" if is_here else "on this machine", photographs, 0)
+    return Need(use, source, _whence(asset), photographs, _transfer(asset, share, folder))
 
 
 def _transfer(asset: Asset, share: float, folder: Path) -> int | None:

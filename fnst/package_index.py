@@ -14,8 +14,8 @@ import urllib.parse
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from fnst.download import READ_TIMEOUT
 from fnst.errors import AssetError
+from fnst.web import READ_TIMEOUT
 
 
 def link(kind: str, location: str, requirement: str, sha256: str, told: Mapping[str, str]) -> str:

@@ -76,7 +76,7 @@ def draw(items: Sequence[T], count: int, seed: int) -> list[T]:
 
 def _offers(source: str, folder: Path, progress: Progress | None) -> "Sequence[_File | _Archive]":
     """What may be drawn from a source."""
-    if not sources.local(source) and is_far(asset := sources.find(source), folder):
+    if not sources.local(source) and _is_far(asset := sources.find(source), folder):
         try:
             return [_Archive(asset, folder, progress)]
         except NoRangesError:
@@ -84,7 +84,7 @@ def _offers(source: str, folder: Path, progress: Progress | None) -> "Sequence[_
     return [_File(file) for file in sources.bring(source, folder, progress=progress)]
 
 
-def is_far(asset: Asset, folder: Path) -> bool:
+def _is_far(asset: Asset, folder: Path) -> bool:
     """Whether an asset is a zip that only the web has, so that a part of it is cheaper."""
     return collection.is_zip(asset.name) and not assets.is_near(
         asset, sources.place_of(asset, folder)
