@@ -49,10 +49,11 @@ def measure() -> Iterator[Result]:
     They are those of FNST_MIRROR/coco, where there are such, else 640x480 crops of the built-in
     sample. `square` decodes and resizes on one core; its ratio is to the bare calls of Pillow that
     this takes at least, with the same filter, bicubic. `one-core` finds a photograph in the zip,
-    checks its CRC and hashes it as well; `apart` is that in one process a core, none of which knows
-    of the others: what the cores can do at once. `all-cores` is the whole of `pack`, which writes
-    as well; its limit is the share of `apart`, and its ratio is to torchvision's ImageFolder in a
-    DataLoader with one process a core, over unpacked files, with the same filter. Medians of three
+    checks its CRC and hashes it as well. `all-cores` is the whole of `pack`, which writes as well;
+    its ratio is to torchvision's ImageFolder in a DataLoader with one process a core, over unpacked
+    files, with the same filter. `apart` is one process a core, none of which knows of the others,
+    each of which does what `pack` does for its part, down to the fsync: what the cores can do at
+    once. The limit of both is their share of `square` times the number of cores. Medians of three
     rounds in turns.
 
     `memory` is the peak of a whole process that packs, then that of one that packs four times as
@@ -140,13 +141,16 @@ def _rates(found: Sequence[Entry], folder: Path) -> Iterator[Result]:
     square, ours, bare, each_apart, pack, bicubic, bilinear = (
         median(each[name] for each in rounds) for name in runs
     )
-    share = median(each["pack"] / each["apart"] for each in rounds)
+    share, share_apart = (
+        median(each[name] / (cores * each["square"]) for each in rounds)
+        for name in ("pack", "apart")
+    )
     to_bare = median(each["square"] / each["bare"] for each in rounds)
     to_torchvision = median(each["pack"] / each["bicubic"] for each in rounds)
     yield Result(f"prepare/{SIZE}/square", square, "photographs/s", to_bare)
     yield Result(f"prepare/{SIZE}/square/bare", bare, "photographs/s")
     yield Result(f"prepare/{SIZE}/one-core", ours, "photographs/s")
-    yield Result(f"prepare/{SIZE}/all-cores/apart", each_apart, "photographs/s")
+    yield Result(f"prepare/{SIZE}/all-cores/apart", each_apart, "photographs/s", limit=share_apart)
     yield Result(f"prepare/{SIZE}/all-cores", pack, "photographs/s", to_torchvision, limit=share)
     yield Result(f"prepare/{SIZE}/all-cores/torchvision-bicubic", bicubic, "photographs/s")
     yield Result(f"prepare/{SIZE}/all-cores/torchvision-bilinear", bilinear, "photographs/s")
@@ -159,18 +163,26 @@ def _rate(number: int, work: Callable[[], object]) -> float:
 
 
 def _apart(pool: ProcessPoolExecutor, path: Path, cores: int) -> float:
-    return _rate(cores * ON_ONE_CORE, lambda: list(pool.map(_decode_some, [path] * cores)))
+    parts = range(cores)
+    return _rate(
+        len(_listed(path)),
+        lambda: list(pool.map(_pack_some, [path] * cores, parts, [cores] * cores)),
+    )
 
 
-def _decode_some(path: Path) -> None:
+def _pack_some(path: Path, part: int, parts: int) -> None:
     torch.set_num_threads(1)
-    for entry in _listed(path):
-        packing._decode(entry, SIZE)
+    with path.with_name(f"apart-{part}").open("wb") as file:
+        for entry in _listed(path)[part::parts]:
+            square = packing._decode(entry, SIZE).square
+            file.write(np.ascontiguousarray(square).data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 @lru_cache(maxsize=1)
 def _listed(path: Path) -> list[Entry]:
-    return collection.entries(path)[:ON_ONE_CORE]
+    return collection.entries(path)
 
 
 def _packed(found: Sequence[Entry], folder: Path) -> float:
