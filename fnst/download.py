@@ -1,8 +1,9 @@
 """One file over HTTP, by several connections at once; what has arrived is not asked for again.
 
 The file fills in pieces, in no particular order. Beside it lies its ledger, ``<file>.json``: which
-version of the file it is, and which spans are missing. A `Ledger` is arithmetic on spans; a
-`_Filling` is the file, its ledger and the threads that fill it; `download` starts over when the
+version of the file it is, and which spans are missing; and a log, ``<file>.log``: what has arrived
+since the ledger was saved. A `Ledger` is arithmetic on spans, a `_Log` is what a kill leaves; a
+`_Filling` is the file, both of these and the threads that fill it; `download` starts over when the
 file on the server has changed.
 """
 
@@ -10,6 +11,7 @@ import contextlib
 import glob
 import hashlib
 import os
+import struct
 import threading
 import time
 from collections.abc import Iterable
@@ -36,8 +38,11 @@ CONNECTIONS = 8
 PIECE = 16 << 20  # bytes asked for at once, at most
 # Bytes: up to this a file is one request, and to this the last pieces shrink, to end together.
 SMALLEST = 1 << 20
-SAVE_SECONDS = 1.0  # how much of a download a kill or a power cut may cost
+SAVE_SECONDS = 1.0  # how much of a download a power cut may cost; where not Linux, a kill too
 ENDLESS = 1 << 62  # where a file ends as long as nobody has told
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")  # another one whenever Linux starts
+RECORD = struct.Struct("<QQ")  # of a log: a span
 
 _sync = getattr(os, "fdatasync", os.fsync)  # Windows has only the latter
 
@@ -129,11 +134,60 @@ def _without(spans: Iterable[Span], hole: Span) -> list[Span]:
     return [(first, end) for first, end in cut if first < end]
 
 
+# --- the log --------------------------------------------------------------------------------------
+
+
+class _Log:
+    """The spans that arrived since the ledger was saved, written without waiting for the disk.
+
+    When this process is killed, the kernel still has them, as it has the bytes that they stand for.
+    A power cut may take either: so a log counts only until the machine starts anew, and only beside
+    the ledger that names its `tie`.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.tie = os.urandom(16).hex()
+        self.end = 0
+        _log(path).touch()
+        self.file = _log(path).open("r+b", buffering=0)
+
+    def begin(self, spans: Iterable[Span] = ()) -> None:
+        """Forget all but these spans."""
+        self.file.truncate(0)
+        self.file.seek(0)
+        self.end = self.file.write(_mark(self.tie))
+        for span in spans:
+            self.add(span)
+
+    def add(self, span: Span) -> None:
+        """Note that the bytes of a span are in the file."""
+        self.file.seek(self.end)
+        if self.file.write(RECORD.pack(*span)) == RECORD.size:  # the next goes over half a record
+            self.end += RECORD.size
+
+
+def _mark(tie: str) -> bytes:
+    """What a log begins with: another one for every tie, and whenever the machine starts."""
+    try:
+        boot = BOOT_ID.read_text()
+    except OSError:  # not Linux: then no log is ever believed
+        boot = os.urandom(16).hex()
+    return hashlib.sha256(f"{boot} {tie}".encode()).digest()
+
+
+def _logged(path: Path, tie: str) -> list[Span]:
+    """The spans that a file's log adds to the ledger of that tie."""
+    told, mark = _log(path).read_bytes() if _log(path).exists() else b"", _mark(tie)
+    records = told[len(mark) :] if told.startswith(mark) else b""
+    whole = len(records) // RECORD.size * RECORD.size  # a kill may have cut off the last
+    return list(RECORD.iter_unpack(records[:whole]))
+
+
 # --- one file being filled ------------------------------------------------------------------------
 
 
 class _Filling:
-    """A file, its ledger, and the threads that fill it.
+    """A file, its ledger and log, and the threads that fill it.
 
     Bytes are written, and noted as arrived, under `lock`. The ledger reaches the disk under
     `saving`, and only after the bytes that it claims.
@@ -149,6 +203,7 @@ class _Filling:
         self.saving, self.lock = threading.Lock(), threading.Lock()
         path.touch()
         self.file = path.open("r+b", buffering=0)
+        self.log = _Log(path)
 
     def fill(self, report: Report) -> None:
         """Bring all that is missing, and remove the ledger."""
@@ -160,6 +215,7 @@ class _Filling:
         finally:
             with self.lock:  # a thread that hangs must not write into another file's descriptor
                 self.file.close()
+                self.log.file.close()
             if not self.path.stat().st_size:
                 discard(self.path)
         self.path.touch()
@@ -182,7 +238,7 @@ class _Filling:
                 self.crew.watch(look, lambda: bool(self.ledger.missing))
         finally:
             if self.ledger.done:
-                # on a full disk the ledger of a second ago still tells the truth
+                # on a full disk the ledger of a second ago and its log still tell the truth
                 with contextlib.suppress(OSError):
                     self._save()
 
@@ -258,7 +314,10 @@ class _Filling:
             self.file.truncate(0)
         require_room(_length(self.ledger.missing) if total is not None else 0, self.path.parent)
         # before the first byte: a file without a ledger is either nothing or complete
+        self.log.tie = os.urandom(16).hex()  # what the log holds may be of another version
+        _sync(self.file.fileno())  # the ledger claims now what was only in the log
         self._write(_as_json(self.ledger))
+        self.log.begin()
 
     def _share(self) -> None:
         """Let more threads work on what is left, if that is more than one piece."""
@@ -277,6 +336,7 @@ class _Filling:
             while rest:  # a raw file may take less than it is given
                 rest = rest[self.file.write(rest) :]
             self.ledger.arrived((at, after))
+            self.log.add((at, after))
         return after
 
     def _end(self, total: int) -> None:
@@ -288,14 +348,18 @@ class _Filling:
             self.ledger.ends_at(total)
 
     def _write(self, known: dict[str, object]) -> None:
-        write_json(_state(self.path), {"url": _hash(self.url), **known})
+        write_json(_state(self.path), {"url": _hash(self.url), "log": self.log.tie, **known})
 
     def _save(self) -> None:
         with self.saving:
             with self.lock:
-                known = _as_json(self.ledger)
+                known, since = _as_json(self.ledger), self.ledger.missing
             _sync(self.file.fileno())
             self._write(known)
+            with self.lock:
+                for span in self.ledger.missing:
+                    since = _without(since, span)
+                self.log.begin(since)
 
 
 # --- the whole ------------------------------------------------------------------------------------
@@ -350,7 +414,7 @@ def download(
 
 
 def discard(path: Path) -> None:
-    """Remove a partial file and its ledger."""
+    """Remove a partial file, its ledger and its log."""
     path.unlink(missing_ok=True)
     _forget(path)
 
@@ -368,7 +432,8 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 def _forget(path: Path) -> None:
-    """Remove the ledger, and what a kill in the middle of writing it has left."""
+    """Remove the ledger, its log, and what a kill in the middle of writing it has left."""
+    _log(path).unlink(missing_ok=True)
     for leftover in path.parent.glob(f".{glob.escape(_state(path).name)}.*"):
         leftover.unlink(missing_ok=True)
     _state(path).unlink(missing_ok=True)
@@ -384,6 +449,10 @@ def _kept(have: int) -> str:
 
 def _state(path: Path) -> Path:
     return beside(path, ".json")
+
+
+def _log(path: Path) -> Path:
+    return beside(path, ".log")
 
 
 def _as_json(ledger: Ledger) -> dict[str, object]:
@@ -405,6 +474,8 @@ def _remembered(path: Path, size: int | None, url: str | None) -> Ledger:
         missing = [(int(first), int(end)) for first, end in told["missing"]]
         validator = told["validator"] if url and told.get("url") == _hash(url) else None
         ledger = Ledger(validator, told["total"], missing)
+        for span in _logged(path, str(told.get("log"))):
+            ledger.arrived(span)
         end = ENDLESS if ledger.total is None else ledger.total
         believed = ledger.reach <= path.stat().st_size <= end and size in (None, end)
     except (OSError, ValueError, KeyError, TypeError):  # the hash has the last word anyway

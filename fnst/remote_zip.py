@@ -1,10 +1,12 @@
 """Members of a zip that lies on a server, without the rest of it: by range requests only.
 
-`open_zip` reads the directory at the archive's end and keeps the listing; `RemoteZip.bring` then
-asks for the spans of single members and puts each in its place as a file, verified by its CRC-32.
+`open_zip` reads the directory at the archive's end and keeps the listing; what came of it before an
+interrupt lies in a `_Part` and is not asked for again. `RemoteZip.bring` then asks for the spans of
+single members and puts each in its place as a file, verified by its CRC-32.
 """
 
 import functools
+import hashlib
 import io
 import json
 import shutil
@@ -12,7 +14,7 @@ import struct
 import threading
 import zipfile
 import zlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 from itertools import pairwise
@@ -36,13 +38,15 @@ from fnst.web import (
 CONNECTIONS = 8
 PIECE = 16 << 20  # bytes asked for at once, at most, unless one member is longer
 GAP = 64 << 10  # bytes between two members that are cheaper to skip than a request of their own
-TAIL = 64 << 10  # bytes asked for at first: the directory's end, and that of a small zip whole
 LARGEST = 256 << 20  # bytes of a member, and of a directory: both are held in memory
 BLOCK = 4096  # bytes that a file system gives at once, nearly everywhere
 ARRIVING = ".arriving"  # the folder of members that are not complete yet
 
+TAIL = (64 << 10) + 22  # bytes asked for at first: in these zipfile looks for the directory's end
 # APPNOTE 4.3.7: signature, version, flags, method, time, date, CRC, sizes, lengths of name and more
 LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+
+FRAME = struct.Struct("<QLL")  # of a piece that is kept: its span's start, its length, its CRC-32
 
 
 @dataclass(frozen=True)
@@ -116,29 +120,36 @@ class RemoteZip:
 # --- the directory --------------------------------------------------------------------------------
 
 
-def open_zip(url: str, notes: Path, *, verify: bool | str = True) -> RemoteZip:
-    """Read which members an archive has.
+def open_zip(
+    url: str, notes: Path, *, progress: Report | None = None, verify: bool | str = True
+) -> RemoteZip:
+    """Read which members an archive has; two processes that want this wait for each other.
 
     Args:
         url: An http or https address.
         notes: A JSON file that keeps the listing: as long as the archive stays the same, a later
-            call asks for a single byte.
+            call asks for a single byte. What has come of it before an interrupt lies beside them.
+        progress: Called with the bytes of the directory so far and in all, as they come.
         verify: As in requests: a bundle of certificates to trust, or False for any.
 
     Raises:
         NoRangesError: if the server does not give parts of files.
         AssetError: if it refuses, or what it has is no zip, or a damaged one.
+        OSError: if the notes cannot be written.
     """
     try:
         _, first = fetch(url, (0, 1), verify=verify)
     except BeyondError as empty:
         raise AssetError("it is no zip: it is empty") from empty
     total, version = first.total or 0, first.validator
-    members = _noted(notes, version, total)
-    if members is None:
-        members = _listing(_Ranges(url, total, version, verify))
-        listing = {"validator": version, "total": total, "members": [astuple(m) for m in members]}
-        files.write(notes, json.dumps(listing, ensure_ascii=False).encode())
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    with files.alone(notes):
+        members = _noted(notes, version, total)
+        if members is None:
+            part = _Part(notes.with_name(f"{notes.name}.part"), url, version, total)
+            members = _listing(url, part, verify, progress or (lambda done, total: None))
+            _note(notes, version, total, members)
+            part.path.unlink()
     return RemoteZip(url, notes, verify, version, total, members)
 
 
@@ -153,12 +164,17 @@ def _noted(notes: Path, validator: str | None, total: int) -> tuple[Member, ...]
         return None
 
 
-def _listing(archive: "_Ranges") -> tuple[Member, ...]:
+def _note(notes: Path, validator: str | None, total: int, members: tuple[Member, ...]) -> None:
+    listing = {"validator": validator, "total": total, "members": [astuple(m) for m in members]}
+    files.write(notes, json.dumps(listing, ensure_ascii=False).encode())
+
+
+def _listing(url: str, part: "_Part", verify: bool | str, report: Report) -> tuple[Member, ...]:
     try:
-        with zipfile.ZipFile(archive) as opened:
+        with part.file, zipfile.ZipFile(_Ranges(url, part, verify, report)) as opened:
             return tuple(_members(opened))
-    # what zipfile raises on damaged directories, by their kind of damage
-    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, OSError) as error:
+    except DAMAGES as error:
+        part.path.unlink()
         raise AssetError(f"it is no zip, or its directory is damaged ({error})") from error
 
 
@@ -199,19 +215,79 @@ def _is_safe(item: zipfile.ZipInfo) -> bool:
     )
 
 
+class _Part:
+    """The spans of an archive that have come so far, in memory and in a file that outlives us.
+
+    Each piece has its CRC: of a file that a kill or a power cut has damaged, what lies before the
+    damage is used. The first line says of which archive it is.
+    """
+
+    def __init__(self, path: Path, url: str, validator: str | None, total: int) -> None:
+        self.path, self.validator, self.total = path, validator, total
+        self.came: defaultdict[int, bytearray] = defaultdict(bytearray)
+        address = hashlib.sha256(url.encode()).hexdigest()  # it may hold a password
+        title = json.dumps([address, validator, total]).encode() + b"\n"
+        path.touch()
+        self.file = path.open("r+b")
+        if validator is None or self.file.readline() != title:
+            self.file.seek(0)
+            self.file.truncate()
+            self.file.write(title)
+        self._read()
+
+    def _read(self) -> None:
+        end = self.file.tell()
+        while len(frame := self.file.read(FRAME.size)) == FRAME.size:
+            start, length, crc = FRAME.unpack(frame)
+            piece = self.file.read(length)
+            if len(piece) < length or zlib.crc32(piece) != crc:
+                break
+            self.came[start] += piece
+            end = self.file.tell()
+        self.file.seek(end)
+        self.file.truncate()
+
+    def add(self, start: int, piece: bytes) -> None:
+        """Keep the next piece of the span that begins at `start`."""
+        self.came[start] += piece
+        self.file.write(FRAME.pack(start, len(piece), zlib.crc32(piece)) + piece)
+        self.file.flush()
+
+
+class _OutsideError(OSError):
+    """Bytes are wanted that no zip has there; zipfile knows how to take an OSError."""
+
+
+CHANGED = "the archive has changed while it was read; run this again"
+# what zipfile raises on damaged directories, by their kind of damage
+DAMAGES = (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, _OutsideError)
+
+
 class _Ranges(io.RawIOBase):
     """A file on a server, as far as zipfile reads it: its tail, and the directory at once."""
 
-    def __init__(self, url: str, total: int, validator: str | None, verify: bool | str) -> None:
-        self.at, self.total = 0, total
-        self.ask = functools.partial(fetch, url, validator=validator, verify=verify)
-        self.tail = self._bring(max(0, total - TAIL), total)
+    def __init__(self, url: str, part: _Part, verify: bool | str, report: Report) -> None:
+        self.at, self.part, self.total, self.report = 0, part, part.total, report
+        self.ask = functools.partial(fetch, url, validator=part.validator, verify=verify)
+        self.begin = max(0, self.total - TAIL)
+        self.tail = self._bring(self.begin, self.total, lambda done, total: None)
 
-    def _bring(self, start: int, end: int) -> bytes:
-        body, answer = self.ask((start, end))
-        if answer.total != self.total:
-            raise AssetError("the archive has changed while it was read; run this again")
-        return body
+    def _bring(self, start: int, end: int, report: Report) -> bytes:
+        came = self.part.came[start]
+
+        def arrived(piece: bytes) -> None:
+            self.part.add(start, piece)
+            report(len(came), end - start)
+
+        report(len(came), end - start)
+        if start + len(came) < end:
+            try:
+                _, answer = self.ask((start + len(came), end), arrived=arrived)
+            except BeyondError as shorter:
+                raise AssetError(CHANGED) from shorter
+            if (answer.validator, answer.total) != (self.part.validator, self.total):
+                raise AssetError(CHANGED)
+        return bytes(came[: end - start])
 
     def readable(self) -> bool:
         return True
@@ -225,7 +301,7 @@ class _Ranges(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         base = {io.SEEK_SET: 0, io.SEEK_CUR: self.at, io.SEEK_END: self.total}[whence]
         if base + offset < 0:
-            raise OSError("it is too short")
+            raise _OutsideError("it is too short")
         self.at = base + offset
         return self.at
 
@@ -235,9 +311,11 @@ class _Ranges(io.RawIOBase):
         if end <= start:
             return b""
         if end - start > LARGEST:
-            raise OSError(f"its directory claims {end - start} bytes")
-        begin = self.total - len(self.tail)
-        return self.tail[start - begin : end - begin] if start >= begin else self._bring(start, end)
+            raise _OutsideError(f"its directory claims {end - start} bytes")
+        if start >= self.begin:
+            return self.tail[start - self.begin : end - self.begin]
+        before = self._bring(start, min(end, self.begin), self.report)
+        return before + self.tail[: max(0, end - self.begin)]
 
 
 # --- members --------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from fnst import assets, collection, remote_zip, sources
 from fnst.assets import Asset, Progress
 from fnst.errors import AssetError
 from fnst.remote_zip import RemoteZip
-from fnst.web import NoRangesError
+from fnst.web import NoRangesError, Report
 
 T = TypeVar("T")
 
@@ -129,10 +129,15 @@ class _Archive:
         members = [member for member in archive.members if member.name in chosen]
         if archive.cost(members) > WHOLE_FROM * archive.total:
             return None
-        report = partial(self.progress, self.asset.name) if self.progress else None
         return archive.bring(
-            sorted(members, key=lambda m: m.name), parts_of(self.asset, self.root), progress=report
+            sorted(members, key=lambda m: m.name),
+            parts_of(self.asset, self.root),
+            progress=self._report(),
         )
+
+    def _report(self, what: str = "") -> Report | None:
+        """Tell progress about the zip, or about something of it."""
+        return partial(self.progress, f"{what}{self.asset.name}") if self.progress else None
 
     def _check(self, archive: RemoteZip) -> None:
         """A part cannot be compared with the whole file's hash, but the size can be."""
@@ -147,7 +152,7 @@ class _Archive:
         for url in assets.addresses(self.asset):
             try:
                 notes = self.folder / f"{PurePosixPath(self.asset.name).name}.listing.json"
-                archive = remote_zip.open_zip(url, notes)
+                archive = remote_zip.open_zip(url, notes, progress=self._report("listing of "))
                 self._check(archive)
                 return question(archive)
             except AssetError as fault:

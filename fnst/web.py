@@ -382,9 +382,21 @@ class Crew:
 
 
 def fetch(
-    url: str, span: Span, *, validator: str | None = None, verify: bool | str = True
+    url: str,
+    span: Span,
+    *,
+    validator: str | None = None,
+    verify: bool | str = True,
+    arrived: Callable[[bytes], None] = lambda piece: None,
 ) -> tuple[bytes, Answer]:
     """Return some bytes of a file and the last answer; after a break only the rest is asked for.
+
+    Args:
+        url: An http or https address.
+        span: The bytes to ask for.
+        validator: Only of this version of the file.
+        verify: As in requests: a bundle of certificates to trust, or False for any.
+        arrived: Called with every piece as it comes, in order.
 
     Raises:
         NoRangesError: if the server does not give parts, or not of this version.
@@ -400,8 +412,11 @@ def fetch(
                     raise NoRangesError("it sends the whole file where a part is asked for")
                 for piece in answer.pieces():
                     body += piece
-            if len(body) > span[1] - span[0]:
-                raise AssetError(f"it sends more than the {span[1] - span[0]} bytes asked for")
+                    if len(body) > span[1] - span[0]:
+                        raise AssetError(
+                            f"it sends more than the {span[1] - span[0]} bytes asked for"
+                        )
+                    arrived(piece)
             if len(body) == min(span[1], answer.total or 0) - span[0]:
                 return bytes(body), answer
             raise BrokenOffError("the connection broke off")

@@ -1,5 +1,6 @@
 """Fetch: photographs, style pictures and the loss network, each verified, into data/raw/."""
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -49,4 +50,6 @@ def _alone(source: str, folder: Path, progress: Progress) -> None:
 
 
 if __name__ == "__main__":
+    # a machine that is shut down asks like this: an orderly end loses nothing
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     run(main)

@@ -2,10 +2,12 @@
 
 import json
 import random
+import resource
 import signal
 import struct
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 import zlib
@@ -46,6 +48,7 @@ def zipped(contents, method=zipfile.ZIP_STORED, comment=b""):
 ARCHIVE = zipped(FILES)
 # the 22 bytes at the end tell the directory's length and where it begins
 DIRECTORY, BEGIN = struct.unpack("<LL", ARCHIVE[-10:-2])
+LISTING = len(ARCHIVE) - BEGIN  # bytes that a listing costs, besides the one that tells the size
 
 
 @pytest.fixture
@@ -64,8 +67,8 @@ def folder(tmp_path):
     return tmp_path / "photographs"
 
 
-def opened(site, notes):
-    return open_zip(f"{site.url}/a.zip", notes)
+def opened(site, notes, **options):
+    return open_zip(f"{site.url}/a.zip", notes, **options)
 
 
 def offered(body, notes):
@@ -104,7 +107,7 @@ def test_the_listing_is_that_of_the_archive(site, notes):
 def test_the_directory_is_one_request_after_the_tail(site, notes):
     opened(site, notes)
     size = len(ARCHIVE)
-    directory = f"bytes={BEGIN}-{BEGIN + DIRECTORY - 1}"
+    directory = f"bytes={BEGIN}-{size - 101}"  # the tail has its end
     assert site.ranges == ["bytes=0-0", f"bytes={size - 100}-{size - 1}", directory]
 
 
@@ -202,6 +205,7 @@ def test_a_damaged_directory_is_one_sentence(notes, at):
     body[at] ^= 0x40
     with pytest.raises(AssetError, match="its directory is damaged"):
         offered(bytes(body), notes)
+    assert names(notes.parent) == []
 
 
 def test_a_server_without_ranges_is_told_apart(site, notes, folder):
@@ -215,11 +219,184 @@ def test_a_server_without_ranges_is_told_apart(site, notes, folder):
         archive.bring(archive.members, folder)
 
 
-def test_an_archive_that_changes_while_it_is_listed_is_told(site, notes):
+@pytest.mark.parametrize("etags", [{}, {"/a.zip": None}])
+def test_an_archive_that_changes_while_it_is_listed_is_told(site, notes, etags):
+    site.etags = etags
     site.changes_after, site.changed["/a.zip"] = 2, zipped(dict(list(FILES.items())[:50]))
     with pytest.raises(AssetError):
         opened(site, notes)
     assert opened(site, notes).total == len(site.changed["/a.zip"])
+
+
+# --- a listing that stops half way ----------------------------------------------------------------
+
+
+def half(site, notes, some=1000):
+    """Begin a listing on a server that gives some bytes of the directory and then no more."""
+    site.drops = [1, 100, some] + [0] * 100
+    with pytest.raises(AssetError, match="the connection broke off"):
+        opened(site, notes)
+    site.drops = []
+    site.asked.clear()
+    return part(notes)
+
+
+def part(notes):
+    return notes.with_name("notes.json.part")
+
+
+def test_a_listing_goes_on_where_it_stopped(site, notes):
+    half(site, notes)
+    assert opened(site, notes).members == opened(site, notes).members
+    directory = f"bytes={BEGIN + 1000}-{len(ARCHIVE) - 101}"
+    assert site.ranges == ["bytes=0-0", directory, "bytes=0-0"]
+    assert site.sent == 3 + LISTING
+    assert names(notes.parent) == [notes.name]
+
+
+def test_a_listing_that_stops_often_costs_no_more_than_one_that_does_not(site, notes):
+    for some in (10, 1, 1500):
+        half(site, notes, some)
+        site.drops = [1, some] + [0] * 100
+        with pytest.raises(AssetError):
+            opened(site, notes)
+        site.drops = []
+        assert [member.name for member in opened(site, notes).members] == list(FILES)
+        notes.unlink()
+    assert site.sent == 3 * (3 + LISTING)
+
+
+def test_progress_tells_how_much_of_the_directory_has_come(site, notes):
+    half(site, notes)
+    told, site.speed = [], 2e4
+    opened(site, notes, progress=lambda *now: told.append(now))
+    assert told[0] == (1000, DIRECTORY - 78)
+    assert told[-1] == (DIRECTORY - 78, DIRECTORY - 78)
+    assert told == sorted(told)
+    assert len(told) > 2
+
+
+def test_progress_says_nothing_of_a_listing_that_is_known(site, notes):
+    opened(site, notes)
+    told = []
+    opened(site, notes, progress=lambda *now: told.append(now))
+    assert told == []
+
+
+def test_an_interrupt_of_a_listing_keeps_what_came(site, notes):
+    site.speed = 2e4
+
+    def interrupt(done, total):
+        if done:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        opened(site, notes, progress=interrupt)
+    site.speed, told = None, []
+    site.asked.clear()
+    opened(site, notes, progress=lambda *now: told.append(now))
+    assert told[0][0] > 0
+    assert site.ranges[1] == f"bytes={BEGIN + told[0][0]}-{len(ARCHIVE) - 101}"
+
+
+LIST = """
+import sys
+from pathlib import Path
+from fnst import remote_zip
+
+remote_zip.TAIL = 100
+remote_zip.open_zip(sys.argv[1], Path(sys.argv[2]))
+"""
+
+
+def test_a_kill_while_listing_costs_nothing_that_came(site, notes):
+    site.stalls = [None, None, 1000]
+    command = [sys.executable, "-c", LIST, f"{site.url}/a.zip", str(notes)]
+    process = subprocess.Popen(command, cwd=Path(__file__).parents[1])
+    late = time.monotonic() + 20  # only so that a test that fails comes to an end
+    while time.monotonic() < late:
+        if part(notes).exists() and part(notes).stat().st_size > 1100:
+            break
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert [member.name for member in opened(site, notes).members] == list(FILES)
+    assert site.sent == 2 + LISTING
+
+
+def test_a_part_of_another_archive_is_not_used(site, notes):
+    half(site, notes)
+    site.files["/a.zip"] = ARCHIVE.replace(b"photos/0", b"images/0")  # of the same length
+    assert opened(site, notes).members[0].name == "images/000.jpg"
+    assert names(notes.parent) == [notes.name]
+
+
+def test_a_part_from_another_address_is_not_used(site, notes):
+    half(site, notes)
+    site.files["/b.zip"], site.etags["/b.zip"] = (
+        ARCHIVE.replace(b"photos/0", b"images/0"),
+        site.etag("/a.zip"),
+    )
+    assert open_zip(f"{site.url}/b.zip", notes).members[0].name == "images/000.jpg"
+
+
+def test_without_anything_that_identifies_the_archive_no_part_is_used(site, notes):
+    site.etags["/a.zip"] = None
+    half(site, notes)
+    opened(site, notes)
+    assert site.ranges[2] == f"bytes={BEGIN}-{len(ARCHIVE) - 101}"
+
+
+@pytest.mark.parametrize("left", [10, 200, -500, -1])
+def test_of_a_part_that_is_cut_off_the_rest_is_used(site, notes, left):
+    kept = half(site, notes)
+    kept.write_bytes(kept.read_bytes()[:left])
+    assert [member.name for member in opened(site, notes).members] == list(FILES)
+
+
+def test_a_part_that_was_cut_off_can_be_gone_on_with(site, notes):
+    kept = half(site, notes)
+    kept.write_bytes(kept.read_bytes()[:-1])
+    site.drops = [1, 500] + [0] * 100
+    with pytest.raises(AssetError):
+        opened(site, notes)
+    site.drops, told = [], []
+    opened(site, notes, progress=lambda *now: told.append(now))
+    assert told[0][0] >= 500
+
+
+def test_what_a_power_cut_has_damaged_is_asked_for_again(site, notes):
+    site.speed = 2e4  # so that it comes in several pieces
+    kept = half(site, notes, 3000)
+    content = kept.read_bytes()
+    kept.write_bytes(content[:-10] + bytes(10))
+    site.speed, before = None, site.sent
+    assert [member.name for member in opened(site, notes).members] == list(FILES)
+    assert LISTING - 3100 < site.sent - before < LISTING - 100
+
+
+def test_those_who_want_a_listing_at_once_bring_it_once(site, notes):
+    site.speed, found = 1e4, []
+    both = [threading.Thread(target=lambda: found.append(opened(site, notes))) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert found[0] == found[1]
+    assert site.sent == 2 + LISTING
+
+
+def test_a_full_disk_is_not_taken_for_a_damaged_directory(site, notes):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with pytest.raises(OSError, match="File too large"):
+            opened(site, notes)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert opened(site, notes).total == len(ARCHIVE)
 
 
 # --- bringing -------------------------------------------------------------------------------------
@@ -237,7 +414,7 @@ def test_a_sample_costs_only_its_spans(site, notes, folder):
     archive = opened(site, notes)
     sample = archive.members[::7]
     archive.bring(sample, folder)
-    assert site.sent == archive.cost(sample) + 1 + 100 + DIRECTORY
+    assert site.sent == archive.cost(sample) + 1 + LISTING
     assert site.sent < len(ARCHIVE) / 3
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.server import serving
-from fnst import collection, selection, sources, web
+from fnst import collection, remote_zip, selection, sources, web
 from fnst.errors import AssetError
 from fnst.selection import draw, select
 
@@ -202,6 +202,17 @@ def test_when_no_server_answers_each_is_told(source, raw, site):
     site.files.clear()
     with pytest.raises(AssetError, match=r"test2017\.zip could not be had in part \(.*404.*FNST_M"):
         select([source], raw, count=6, seed=1)
+
+
+def test_progress_tells_of_a_long_listing_by_itself(source, raw, monkeypatch):
+    monkeypatch.setattr(remote_zip, "TAIL", 100)
+    told = []
+    select([source], raw, count=6, seed=1, progress=lambda *event: told.append(event))
+    name = sources.find(source).name
+    assert [each for each, *_ in itertools.groupby(told, key=lambda event: event[0])] == [
+        f"listing of {name}",
+        name,
+    ]
 
 
 def test_progress_tells_the_bytes_of_what_was_drawn(source, raw):

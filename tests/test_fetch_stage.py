@@ -1,0 +1,60 @@
+"""The stage that fetches, as DVC runs it: in a process of its own."""
+
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from benchmarks.server import serving
+from fnst import download
+
+ROOT = Path(__file__).parents[1]
+BODY = random.Random(0).randbytes(500_000)
+
+
+@pytest.fixture
+def site():
+    with serving(files={"/a.jpg": BODY}) as served:
+        yield served
+
+
+@pytest.fixture
+def project(site, tmp_path):
+    """A folder with a recipe whose first photograph lies on the server."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    address = f"{site.url}/a.jpg#sha256={hashlib.sha256(BODY).hexdigest()}"
+    params["recipes"][params["recipe"]]["photos"]["train"] = [address]
+    params["styles"] = {"any": {"image": address}}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    return tmp_path
+
+
+def test_what_came_before_a_shutdown_is_still_believed_after_it(site, project, monkeypatch):
+    site.stalls = [100_000]
+    place = {"FNST_ROOT": str(project), "PYTHONPATH": str(ROOT), "FNST_CACHE": str(project / "c")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "stages.fetch"],
+        cwd=project,
+        env={name: value for name, value in os.environ.items() if name != "FNST_MIRROR"} | place,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    late = time.monotonic() + 20  # only so that a test that fails comes to an end
+    while _kept(project) < 100_000 and time.monotonic() < late:
+        time.sleep(0.005)
+    process.terminate()
+    assert process.wait() == 128 + signal.SIGINT
+    monkeypatch.setattr(download, "BOOT_ID", project / "none")  # as if it had started anew
+    assert _kept(project) == 100_000 == site.sent
+
+
+def _kept(project):
+    parts = project.glob("data/raw/photos/*/a.jpg.part")
+    return sum(download.held(part) for part in parts)
