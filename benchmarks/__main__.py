@@ -6,7 +6,16 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from benchmarks import Result, UnavailableError, cold_start, fetch, prepare
+from benchmarks import (
+    Result,
+    UnavailableError,
+    cold_start,
+    fetch,
+    precision,
+    prepare,
+    train_step,
+    training,
+)
 from fnst.params import nearest
 
 # name -> a function that yields results; its docstring says what is measured and against what.
@@ -14,7 +23,11 @@ BENCHMARKS: dict[str, Callable[[], Iterable[Result]]] = {
     "cold-start": cold_start.measure,
     "fetch": fetch.measure,
     "prepare": prepare.measure,
+    "train-step": train_step.measure,
+    "training": training.measure,
+    "precision": precision.measure,
 }
+LONG = {"precision"}  # takes so long that only its name runs it
 
 COLUMNS = ("name", "value", "unit", "ratio", "limit")
 
@@ -23,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the command line names; 1 when something could not be measured here."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help="none lists them")
-    parser.add_argument("--all", action="store_true", help="run every benchmark")
+    parser.add_argument("--all", action="store_true", help="run every benchmark that takes minutes")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")
     form.add_argument("--markdown", action="store_true", help="a page, as docs/benchmarks.md is")
@@ -31,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in given.names:
         if name not in BENCHMARKS:
             parser.error(f"there is no benchmark {name!r}{nearest(name, BENCHMARKS)}")
-    names = list(BENCHMARKS) if given.all else given.names
+    names = [n for n in BENCHMARKS if n not in LONG] if given.all else given.names
     if not names:
         _list()
         return 0

@@ -9,12 +9,9 @@ import shutil
 import time
 from pathlib import Path
 
-from torch import nn
-from torch.optim import Optimizer
-
 from fnst import files, training
 from fnst.errors import TrainingError
-from fnst.training import DivergedError, Progress
+from fnst.training import DivergedError, Learner, Progress
 
 STATE, CURVE, SAMPLES, RUN = "state.safetensors", "loss.csv", "samples", "run.json"
 
@@ -47,15 +44,13 @@ class Journal:
         """Time spent on training before this process took it up."""
         return self.rows[-1]["seconds"] if self.rows else 0.0
 
-    def resume(self, network: nn.Module, optimizer: Optimizer) -> int:
+    def resume(self, learner: Learner) -> int:
         """Take up what was kept; the number of steps already done, 0 for a fresh start.
 
         Raises:
             TrainingError: when the state is damaged.
         """
-        found = training.load_state(
-            self.folder / STATE, network, optimizer, fingerprint=self.fingerprint
-        )
+        found = training.load_state(self.folder / STATE, learner, fingerprint=self.fingerprint)
         if found is None:
             self._set_aside()
         else:
@@ -78,7 +73,7 @@ class Journal:
         """What the learning rate is multiplied by: each setback halved it."""
         return float(0.5**self.setbacks)
 
-    def go_back(self, network: nn.Module, optimizer: Optimizer, reason: DivergedError) -> int:
+    def go_back(self, learner: Learner, reason: DivergedError) -> int:
         """Return to the last state that was kept; the number of steps done there.
 
         Raises:
@@ -90,22 +85,25 @@ class Journal:
                 f"{reason}; {SETBACKS} returns, each with half the learning rate, did not help. "
                 "Try a smaller learning_rate, or precision: fp32."
             ) from reason
-        step = self.resume(network, optimizer)
+        step = self.resume(learner)
         self.setbacks = setbacks
-        self.keep(network, optimizer, step)
+        self.keep(learner, step)
         return step
 
     def is_due(self) -> bool:
         """Whether so much work was done since the last ``keep`` that it should not be lost."""
         return time.monotonic() - self._kept > KEEP_SECONDS
 
-    def keep(self, network: nn.Module, optimizer: Optimizer, step: int) -> None:
-        """Write curve and state; the state last, because it vouches for the curve."""
+    def keep(self, learner: Learner, step: int) -> None:
+        """Write curve and state; the state last, because it vouches for the curve.
+
+        Nothing is written when weights or losses are no numbers: the next report will tell.
+        """
+        if not learner.is_sound():
+            return
         files.write_rows(self.folder / CURVE, self.rows)
         progress = Progress(step, self.setbacks)
-        training.save_state(
-            self.folder / STATE, network, optimizer, progress, fingerprint=self.fingerprint
-        )
+        training.save_state(self.folder / STATE, learner, progress, fingerprint=self.fingerprint)
         self._kept = time.monotonic()
 
     @property

@@ -5,10 +5,12 @@ opened as memory maps: reading a photograph costs a copy instead of a JPEG decod
 read is the kernel's to forget, so that the process does not grow with the set.
 """
 
+import copy
 from bisect import bisect_right
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +25,23 @@ from fnst.errors import ImageError, ParamsError
 Batch = Float[torch.Tensor, "b 3 s s"]  # sRGB in [0, 1]
 
 
+@dataclass(frozen=True)
+class Cut:
+    """Which square of a photograph is shown, in pixels, and whether mirrored."""
+
+    side: int
+    top: int
+    left: int
+    flipped: bool
+
+
 class Photos:
     """A packed set, opened: its length, its photographs, and endless random crops of them.
 
     Attributes:
         folder: where it lies.
         size: side of its photographs, pixels.
+        device: where its pictures come; see ``on``.
 
     Raises:
         ImageError: when there is no complete set in the folder.
@@ -36,10 +49,13 @@ class Photos:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.device = torch.device("cpu")
         try:
             told = files.read_json(folder / "set.json")
             self.size: int = told["size"]
-            self._shards = [_open(folder / n, k, self.size) for n, k in told["shards"].items()]
+            self._shards: list[Any] = [
+                _open(folder / n, k, self.size) for n, k in told["shards"].items()
+            ]
             # The number of the first photograph in each shard, and that of all of them.
             self._starts = list(accumulate(map(len, self._shards), initial=0))
             if told["photographs"] != len(self):
@@ -54,48 +70,89 @@ class Photos:
 
     def whole(self, index: int) -> Float[torch.Tensor, "1 3 s s"]:
         """One photograph, uncropped, sRGB in [0, 1]."""
-        return _to_tensor(self._pixels(index))
+        return self._to_tensor(self._pixels(index))
+
+    def on(self, device: torch.device) -> "Photos":
+        """The same set, whose pictures come on this device.
+
+        A GPU holds all of it where that takes no more than half of the memory that is free; else
+        what is cut out is sent there, while the GPU computes.
+        """
+        moved = copy.copy(self)
+        moved.device = device
+        if device.type == "cuda" and self._bytes <= torch.cuda.mem_get_info(device)[0] // 2:
+            moved._shards = [torch.from_numpy(np.array(s)).to(device) for s in self._shards]
+        return moved
+
+    @property
+    def _bytes(self) -> int:
+        return len(self) * self.size * self.size * 3
 
     def batches(
-        self, *, batch_size: int, crop: int, crop_scale: float, seed: int, start: int = 0
+        self,
+        *,
+        batch_size: int,
+        crop: int,
+        crop_scale: float,
+        seed: int,
+        start: int = 0,
+        part: int = 0,
+        parts: int = 1,
     ) -> Iterator[Batch]:
         """Random squares, endlessly: every photograph once before any comes again.
 
         Each square's side is log-uniform between ``crop_scale`` and the whole photograph; it is
         resized to ``crop`` pixels and flipped half of the time. Batch ``i`` depends on the seed
-        and on ``i`` alone, so that starting at ``start`` resumes exactly.
+        and on ``i`` alone, so that starting at ``start`` resumes exactly; of ``parts`` equal parts
+        of it, this is number ``part``.
 
         Raises:
             ParamsError: when the smallest square would be less than a pixel.
         """
         if crop_scale * self.size < 1:
             raise ParamsError(f"train: crop_scale {crop_scale} leaves no pixel of a photograph.")
-        step = start
-        while True:
+        share = batch_size // parts
+        mine = slice(part * share, (part + 1) * share)
+        for step in count(start):
             rng = np.random.default_rng([seed, 1, step])
             numbers = range(step * batch_size, (step + 1) * batch_size)
-            squares = [self._crop(self._nth(n, seed), crop, crop_scale, rng) for n in numbers]
-            yield torch.cat(squares)
-            step += 1
+            cuts = [_draw(self.size, crop_scale, rng) for _ in numbers]
+            chosen = zip(numbers[mine], cuts[mine], strict=True)
+            yield torch.cat([self._cut(self._nth(n, seed), cut, crop) for n, cut in chosen])
 
-    def _pixels(self, index: int) -> UInt8[np.ndarray, "s s 3"]:
+    def _pixels(self, index: int) -> Any:
         shard = bisect_right(self._starts, index) - 1
-        pixels: UInt8[np.ndarray, "s s 3"] = self._shards[shard][index - self._starts[shard]]
-        return pixels
+        return self._shards[shard][index - self._starts[shard]]
 
     def _nth(self, number: int, seed: int) -> int:
         """Which photograph comes at this place of the endless order."""
         epoch, place = divmod(number, len(self))
         return int(_permutation(seed, epoch, len(self))[place])
 
-    def _crop(self, index: int, crop: int, scale: float, rng: np.random.Generator) -> Batch:
-        whole = self.size
-        side = min(whole, round(whole * scale ** rng.random()))
-        top, left = rng.integers(0, whole - side + 1, 2)
-        square = _to_tensor(self._pixels(index)[top : top + side, left : left + side])
-        if side != crop:
+    def _cut(self, index: int, cut: Cut, crop: int) -> Batch:
+        down, across = slice(cut.top, cut.top + cut.side), slice(cut.left, cut.left + cut.side)
+        square = self._to_tensor(self._pixels(index)[down, across])
+        if cut.side != crop:
             square = F.interpolate(square, (crop, crop), mode="bilinear", antialias=True)
-        return square.flip(3) if rng.random() < 0.5 else square
+        return square.flip(3) if cut.flipped else square
+
+    def _to_tensor(self, pixels: Any) -> Float[torch.Tensor, "1 3 h w"]:
+        if isinstance(pixels, np.ndarray):
+            copied = torch.from_numpy(np.array(pixels))  # the memory map itself is read-only
+            pixels = copied if self.device.type == "cpu" else self._sent(copied)
+        floats: Float[torch.Tensor, "1 3 h w"] = pixels.permute(2, 0, 1).unsqueeze(0).float()
+        return floats.div_(255)
+
+    def _sent(self, pixels: UInt8[torch.Tensor, "h w 3"]) -> UInt8[torch.Tensor, "h w 3"]:
+        # only pinned memory is read by a GPU without the CPU waiting for it
+        pinned = pixels.pin_memory() if self.device.type == "cuda" else pixels
+        return pinned.to(self.device, non_blocking=True)
+
+
+def _draw(whole: int, scale: float, rng: np.random.Generator) -> Cut:
+    side = min(whole, round(whole * scale ** rng.random()))
+    top, left = rng.integers(0, whole - side + 1, 2).tolist()
+    return Cut(side, top, left, flipped=bool(rng.random() < 0.5))
 
 
 def _open(path: Path, count: int, size: int) -> Any:
@@ -106,10 +163,5 @@ def _open(path: Path, count: int, size: int) -> Any:
 
 
 @lru_cache(maxsize=2)  # a batch may reach into the next epoch
-def _permutation(seed: int, epoch: int, count: int) -> Any:
-    return np.random.default_rng([seed, 0, epoch]).permutation(count)
-
-
-def _to_tensor(pixels: UInt8[np.ndarray, "h w 3"]) -> Float[torch.Tensor, "1 3 h w"]:
-    copied = torch.from_numpy(np.array(pixels))  # the memory map itself is read-only
-    return copied.permute(2, 0, 1).unsqueeze(0).float().div_(255)
+def _permutation(seed: int, epoch: int, size: int) -> Any:
+    return np.random.default_rng([seed, 0, epoch]).permutation(size)

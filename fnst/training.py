@@ -21,14 +21,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from fnst import files
+from fnst import distributed, files
 from fnst.errors import TrainingError
+from fnst.graphs import Graphed
 from fnst.losses import PerceptualLoss, Terms
 
 Batch = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
 
 # A training that learns stays below its first reported loss; chosen by us, far above any noise.
 EXPLODED = 10.0  # times the first reported total
+
+UNREPORTED = "unreported"  # in a state's file: what its meter had summed up
+
 Schedule = Callable[[int], float]  # step, from 1 -> learning rate
 
 
@@ -46,64 +50,125 @@ class Losses:
     total: float
 
 
+class Meter:
+    """The weighted terms, summed up where they are computed until somebody asks for their mean.
+
+    Attributes:
+        sums: content, style and variation, each the mean over a batch, and the number of batches.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.sums: Float[Tensor, 4] = torch.zeros(4, device=device)
+
+    def add(self, terms: Terms) -> None:
+        """Count a batch."""
+        means = [terms.content.mean(), terms.style.mean(), terms.variation.mean()]
+        self.sums += torch.stack([*means, torch.ones_like(means[0])]).detach()
+
+    def read(self) -> Losses:
+        """The mean over the batches, of all processes, since the last time; waits for the GPU."""
+        content, style, variation, batches = distributed.average(self.sums).tolist()
+        self.sums.zero_()
+        total = content + style + variation
+        return Losses(*(value / batches for value in (content, style, variation, total)))
+
+
+class Learner:
+    """A network, the loss that teaches it, and how both make a step.
+
+    Several processes each take their own part of a batch; the step is that of the whole.
+
+    Args:
+        network: what learns; its parameters are those of ``optimizer``.
+        loss: scores stylized photos; on the same device.
+        optimizer: see ``adam``.
+        dtype: of convolutions; statistics, losses and the optimizer stay float32.
+
+    Attributes:
+        meter: the losses that were not reported yet.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: PerceptualLoss,
+        optimizer: Optimizer,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        self.network, self.loss, self.optimizer, self.dtype = network, loss, optimizer, dtype
+        self.device = next(network.parameters()).device
+        self.meter = Meter(self.device)
+        self._forward = distributed.wrap(network)
+        # DistributedDataParallel talks between kernels; what it says cannot be recorded simply.
+        self._update = self._learn if distributed.world() > 1 else Graphed(self._learn)
+
+    def step(self, photos: Batch, rate: float) -> None:
+        """Learn from a batch, with this learning rate."""
+        set_learning_rate(self.optimizer, rate)
+        self._update(photos.to(self.device, memory_format=torch.channels_last, non_blocking=True))
+
+    def _learn(self, photos: Batch) -> None:
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+            stylized = self._forward(photos)
+            terms = self.loss(stylized, photos)
+        self.optimizer.zero_grad()
+        terms.total.mean().backward()
+        self.optimizer.step()
+        self.meter.add(terms)
+
+    def is_sound(self) -> bool:
+        """Whether weights and losses are all numbers; waits for the GPU."""
+        tensors = [self.meter.sums, *self.network.parameters()]
+        return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+
 def train(
-    network: nn.Module,
-    loss: PerceptualLoss,
-    optimizer: Optimizer,
+    learner: Learner,
     photos: Iterable[Batch],
     *,
     steps: int,
     start: int = 0,
     schedule: Schedule,
-    dtype: torch.dtype = torch.float32,
     report_every: int = 1,
-) -> Iterator[tuple[int, Losses]]:
-    """Train ``network`` in place; after every ``report_every`` steps yield ``(step, losses)``.
+    first: float | None = None,
+) -> Iterator[tuple[int, Losses | None]]:
+    """Make steps, and after each yield its number and, every so often, the losses.
 
-    The caller decides what to do with each report: log it, keep the state, or stop.
+    The caller decides what to do after each: log it, keep the state, or stop.
 
     Args:
-        network: what learns; its parameters are those of ``optimizer``.
-        loss: scores stylized photos; on the same device.
-        optimizer: whose learning rate the schedule sets.
+        learner: what makes the steps.
         photos: batches, beginning with the one of step ``start + 1``.
         steps: the last step.
         start: steps already done.
         schedule: learning rate of each step.
-        dtype: of convolutions; statistics, losses and the optimizer stay float32.
         report_every: steps between two reports; reading losses off a GPU stalls it.
+        first: the total of the training's first report, where that was before ``start``.
 
     Raises:
-        DivergedError: when the loss, or a weight, is no longer a number, or the loss is more than
-            ten times that of the first report.
+        DivergedError: at a report, when the loss, or a weight, is no longer a number, or the loss
+            is more than ten times that of the first.
     """
-    device = next(network.parameters()).device
-    network.train()
-    first: float | None = None
-    terms_seen: list[Terms] = []
+    learner.network.train()
     for step, batch in enumerate(islice(photos, steps - start), start=start + 1):
-        photo = batch.to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
-            stylized = network(photo)
-            terms = loss(stylized, photo)
-
-        optimizer.zero_grad()
-        terms.total.mean().backward()
-        set_learning_rate(optimizer, schedule(step))
-        optimizer.step()
-
-        terms_seen.append(_detached(terms))
-        if step % report_every == 0 or step == steps:
-            losses = _average(terms_seen)
-            first = first or losses.total
-            _check(network, losses.total, first, step)
-            yield step, losses
-            terms_seen.clear()
+        learner.step(batch, schedule(step))
+        if step % report_every and step != steps:
+            yield step, None
+            continue
+        losses = learner.meter.read()
+        first = first or losses.total
+        _check(learner, losses.total, first, step)
+        yield step, losses
 
 
 def adam(network: nn.Module, learning_rate: float) -> Adam:
     """Adam with its authors' constants ([K14]), all parameters updated in one kernel."""
-    return Adam(network.parameters(), lr=learning_rate, fused=True)
+    device = next(network.parameters()).device
+    if device.type != "cuda":
+        return Adam(network.parameters(), lr=learning_rate, fused=True)
+    # A recorded step reads the rate where it lies.
+    rate = torch.tensor(learning_rate, device=device)
+    return Adam(network.parameters(), lr=rate, fused=True, capturable=True)
 
 
 def warmup_cosine(learning_rate: float, *, warmup: int, steps: int) -> Schedule:
@@ -121,7 +186,10 @@ def warmup_cosine(learning_rate: float, *, warmup: int, steps: int) -> Schedule:
 def set_learning_rate(optimizer: Optimizer, rate: float) -> None:
     """Give every parameter of the optimizer this learning rate."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def count_steps(photos: int, *, batch_size: int, steps: int | None, epochs: float | None) -> int:
@@ -155,20 +223,17 @@ class Progress:
     """How often it diverged and went back; each halved the learning rate."""
 
 
-def save_state(
-    path: Path, network: nn.Module, optimizer: Optimizer, progress: Progress, *, fingerprint: str
-) -> None:
+def save_state(path: Path, learner: Learner, progress: Progress, *, fingerprint: str) -> None:
     """Keep everything a later ``load_state`` needs to go on exactly here, in one whole file."""
-    tensors = {f"network.{k}": v.contiguous() for k, v in network.state_dict().items()}
-    for index, values in optimizer.state_dict()["state"].items():
+    tensors = {f"network.{k}": v.contiguous() for k, v in learner.network.state_dict().items()}
+    for index, values in learner.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v.contiguous() for k, v in values.items()}
+    tensors[UNREPORTED] = learner.meter.sums
     metadata = {"fnst": json.dumps({**asdict(progress), "fingerprint": fingerprint})}
     files.write(path, safetensors.torch.save(tensors, metadata))
 
 
-def load_state(
-    path: Path, network: nn.Module, optimizer: Optimizer, *, fingerprint: str
-) -> Progress | None:
+def load_state(path: Path, learner: Learner, *, fingerprint: str) -> Progress | None:
     """Take up a state that ``save_state`` kept; how far that training was.
 
     None, with nothing changed, when there is no state, or when it belongs to a training with
@@ -176,8 +241,7 @@ def load_state(
 
     Args:
         path: the state's file.
-        network: takes the weights.
-        optimizer: takes its moments.
+        learner: takes weights, moments and the losses that were not reported yet.
         fingerprint: identifies the training; compared with the one that was saved.
 
     Raises:
@@ -189,19 +253,21 @@ def load_state(
         with safetensors.safe_open(path, "pt") as file:
             saved = json.loads(file.metadata()["fnst"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            unreported = tensors.pop(UNREPORTED)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise TrainingError(
             f"{path} is damaged, so this training cannot go on; delete it to begin anew."
         ) from error
     if saved.pop("fingerprint") != fingerprint:
         return None
-    network.load_state_dict(_below(tensors, "network."))
+    learner.network.load_state_dict(_below(tensors, "network."))
     state: dict[int, dict[str, Tensor]] = {}
-    parameters = list(network.parameters())
+    parameters = list(learner.network.parameters())
     for name, value in _below(tensors, "optimizer.").items():
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = _laid_out_as(value, parameters[int(index)])
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
+    learner.meter.sums.copy_(unreported)
     return Progress(**saved)
 
 
@@ -216,23 +282,12 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _detached(terms: Terms) -> Terms:
-    return Terms(terms.content.detach(), terms.style.detach(), terms.variation.detach())
-
-
-def _average(seen: list[Terms]) -> Losses:
-    names = ("content", "style", "variation", "total")
-    return Losses(
-        *(torch.stack([getattr(terms, name) for terms in seen]).mean().item() for name in names)
-    )
-
-
-def _check(network: nn.Module, total: float, first: float, step: int) -> None:
+def _check(learner: Learner, total: float, first: float, step: int) -> None:
     """Raise DivergedError unless the state after this step is worth keeping."""
     if not math.isfinite(total):
         raise DivergedError(f"the loss was {total} at step {step}: expected a number")
     if total > EXPLODED * first:
         raise DivergedError(f"the loss was {total:.3g} at step {step}, after {first:.3g} at first")
     # the loss tells of the weights before the step, and not what the step made of them
-    if not all(bool(weights.isfinite().all()) for weights in network.parameters()):
+    if not learner.is_sound():
         raise DivergedError(f"a weight is no longer a number after step {step}")

@@ -1,6 +1,8 @@
 """Train: one style, from the packed photographs to a checkpoint, with samples along the way.
 
 Work in progress lies in data/models/STYLE.partial/; after an interrupt the next run takes it up.
+Where there are several GPUs, as many processes share every batch; the first of them tells and keeps
+what there is to tell and keep.
 """
 
 import hashlib
@@ -9,7 +11,7 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +19,13 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from fnst import build, checkpoint, files, images, params, tracking, training
+from fnst import build, checkpoint, distributed, files, images, params, tracking, training
 from fnst.journal import Journal
-from fnst.losses import PerceptualLoss
 from fnst.network import TransformerNetwork
 from fnst.photos import Photos
 from fnst.progress import Update, watch
 from fnst.stylize import device, stylize
-from fnst.training import DivergedError
+from fnst.training import DivergedError, Learner, Losses
 from stages import run, style_named
 
 Photo = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
@@ -39,18 +40,23 @@ class Parts:
 
     plan: params.Train
     network: TransformerNetwork
-    loss: PerceptualLoss
-    optimizer: torch.optim.Optimizer
+    learner: Learner
     photos: Photos
     sample: Photo  # stylized now and then, to look at
     steps: int
-    dtype: torch.dtype
 
 
 def main() -> None:
     """Train the style named on the command line."""
     name = style_named()
     wanted = params.load()
+    processes = distributed.processes_for(wanted.chosen.train.batch_size)
+    distributed.launch("stages.train", [name], processes=processes)
+    with distributed.joined():
+        _train(name, wanted)
+
+
+def _train(name: str, wanted: params.Params) -> None:
     picture = build.only_file(DATA / "raw" / "styles" / name)
     vgg = build.only_file(DATA / "raw" / "network")
     parts = _assemble(wanted, wanted.style(name), picture, vgg)
@@ -64,7 +70,10 @@ def main() -> None:
     lineage = tracking.lineage()
 
     journal = Journal(DATA / "models" / f"{name}.partial", _fingerprint(described | hashes))
-    start = journal.resume(parts.network, parts.optimizer)
+    if distributed.rank():
+        _learn_safely(name, parts, journal)
+        return
+    start = journal.resume(parts.learner)
     if journal.aside:
         print(
             f"train {name}: {journal.folder} was of other params, photographs or code, so this "
@@ -84,7 +93,8 @@ def main() -> None:
         watch(f"train {name}", parts.steps) as update,
     ):
         journal.run_id = tracked.id
-        step = _learn_safely(name, parts, journal, tracked, update, start)
+        teller = Teller(parts, journal, tracked, update)
+        step = _learn_safely(name, parts, journal, teller, start)
         if step < parts.steps:
             print(f"train {name}: stopped after step {step}; `dvc repro` goes on from there.")
             sys.exit(130)
@@ -93,6 +103,7 @@ def main() -> None:
         "params": shown,
         "steps": step,
         "photographs": len(parts.photos),
+        "processes": distributed.world(),
         "setbacks": journal.setbacks,
         "lineage": lineage,
         **hashes,
@@ -113,33 +124,67 @@ def _assemble(wanted: params.Params, style: params.Style, picture: Path, vgg: Pa
     plan, where = wanted.chosen.train, device()
     dtype = training.choose_dtype(plan.precision, where)
     network = build.network(wanted.chosen.network, seed=plan.seed).to(where)
-    photos = Photos(DATA / "photos" / "train")
+    loss = build.loss(wanted.loss, style, picture=picture, vgg=vgg, device=where, dtype=dtype)
+    photos = Photos(DATA / "photos" / "train").on(where)
     return Parts(
         plan=plan,
         network=network,
-        loss=build.loss(wanted.loss, style, picture=picture, vgg=vgg, device=where, dtype=dtype),
-        optimizer=training.adam(network, plan.learning_rate),
+        learner=Learner(network, loss, training.adam(network, plan.learning_rate), dtype),
         photos=photos,
         sample=Photos(DATA / "photos" / "held_out").whole(0),
         steps=training.count_steps(
             len(photos), batch_size=plan.batch_size, steps=plan.steps, epochs=plan.epochs
         ),
-        dtype=dtype,
     )
 
 
+class Teller:
+    """Tells MLflow, the journal and whoever watches how the training goes, and draws samples."""
+
+    def __init__(
+        self, parts: Parts, journal: Journal, tracked: tracking.Run, update: Update
+    ) -> None:
+        self.parts, self.journal, self.tracked, self.update = parts, journal, tracked, update
+        self.begin(0)
+
+    def begin(self, start: int) -> None:
+        """Count time and steps from here."""
+        self.start, self.began, self.before = start, time.monotonic(), self.journal.seconds
+        self.sampled = start
+
+    def report(self, step: int, losses: Losses) -> None:
+        """Tell the losses, and every so often draw a sample."""
+        plan, seconds = self.parts.plan, time.monotonic() - self.began
+        rate = (step - self.start) * plan.batch_size / seconds
+        curves = {**asdict(losses), "images_per_second": rate}
+        self.journal.rows.append({"step": step, **curves, "seconds": self.before + seconds})
+        self.tracked.log(step, curves)
+        said = f"{rate:.1f} images/s, content {losses.content:.3f}, style {losses.style:.3f}"
+        self.update(step, said)
+        due = step // plan.sample_every > self.sampled // plan.sample_every
+        if due or step == self.parts.steps:
+            self.sample(step, stylize(self.parts.network, self.parts.sample))
+
+    def sample(self, step: int, picture: Photo) -> None:
+        """Keep a picture of how far the training is."""
+        images.save(images.Picture(picture), self.journal.samples / f"step-{step:06d}.jpg")
+        self.tracked.picture(picture, key="sample", step=step)
+        self.sampled = step
+
+
 def _learn_safely(
-    name: str, parts: Parts, journal: Journal, tracked: tracking.Run, update: Update, start: int
+    name: str, parts: Parts, journal: Journal, teller: Teller | None = None, start: int = 0
 ) -> int:
     """Train until the last step or an interrupt; where it diverges, go back and try again."""
-    interrupts = _interrupts()
-    if not start:
-        journal.keep(parts.network, parts.optimizer, 0)  # somewhere to go back to
+    interrupts, begun = _interrupts(), start
+    start = _agreed(lambda: _begin(parts, journal, begun), parts, journal)
     while True:
         try:
-            return _learn(parts, journal, tracked, update, start, interrupts)
-        except DivergedError as reason:
-            start = journal.go_back(parts.network, parts.optimizer, reason)
+            return _learn(parts, journal, teller, start, interrupts)
+        except DivergedError as error:
+            reason = error
+        start = _agreed(lambda: journal.go_back(parts.learner, reason), parts, journal)  # noqa: B023
+        if teller:
             print(
                 f"train {name}: {reason}; going on after step {start} with the learning rate "
                 f"times {journal.caution:g}",
@@ -147,61 +192,57 @@ def _learn_safely(
             )
 
 
+def _agreed(change: Callable[[], int], parts: Parts, journal: Journal) -> int:
+    """Let the first process change the journal, and the others take up what it says then."""
+    start = change() if distributed.rank() == 0 else 0
+    distributed.wait()
+    return journal.resume(parts.learner) if distributed.rank() else start
+
+
+def _begin(parts: Parts, journal: Journal, start: int) -> int:
+    if not start:
+        journal.keep(parts.learner, 0)  # somewhere to go back to
+    return start
+
+
 def _learn(
-    parts: Parts,
-    journal: Journal,
-    tracked: tracking.Run,
-    update: Update,
-    start: int,
-    interrupts: Sequence[int],
+    parts: Parts, journal: Journal, teller: Teller | None, start: int, interrupts: Sequence[int]
 ) -> int:
     """Train until the last step or an interrupt; the number of steps done."""
-    plan, began, before = parts.plan, time.monotonic(), journal.seconds
+    plan = parts.plan
     batches = parts.photos.batches(
         batch_size=plan.batch_size,
         crop=plan.crop,
         crop_scale=plan.crop_scale,
         seed=plan.seed,
         start=start,
+        part=distributed.rank(),
+        parts=distributed.world(),
     )
-    if not start:
-        _keep_sample(journal, tracked, parts.sample, 0)
-    step = sampled = start
+    if teller:
+        teller.begin(start)
+    if teller and not start:
+        teller.sample(0, parts.sample)
+    step = start
     for step, losses in training.train(
-        parts.network,
-        parts.loss,
-        parts.optimizer,
+        parts.learner,
         batches,
         steps=parts.steps,
         start=start,
         schedule=training.warmup_cosine(
             plan.learning_rate * journal.caution, warmup=plan.warmup_steps, steps=parts.steps
         ),
-        dtype=parts.dtype,
         report_every=plan.log_every,
+        first=journal.rows[0]["total"] if journal.rows else None,
     ):
-        seconds = time.monotonic() - began
-        rate = (step - start) * plan.batch_size / seconds
-        curves = {**asdict(losses), "images_per_second": rate}
-        journal.rows.append({"step": step, **curves, "seconds": before + seconds})
-        tracked.log(step, curves)
-        update(step, f"{rate:.1f} images/s, content {losses.content:.3f}, style {losses.style:.3f}")
-
-        last = step == parts.steps
-        if step // plan.sample_every > sampled // plan.sample_every or last:
-            _keep_sample(journal, tracked, stylize(parts.network, parts.sample), step)
-            sampled = step
-        if journal.is_due() or interrupts or last:
-            journal.keep(parts.network, parts.optimizer, step)
-        if interrupts:
+        if teller and losses:
+            teller.report(step, losses)
+        stopping = distributed.any_of(bool(interrupts))
+        if teller and (journal.is_due() or stopping or step == parts.steps):
+            journal.keep(parts.learner, step)
+        if stopping:
             break
     return step
-
-
-def _keep_sample(journal: Journal, tracked: tracking.Run, picture: Photo, step: int) -> None:
-    """Keep a picture of how far the training is; that of step 0 is the photograph itself."""
-    images.save(images.Picture(picture), journal.samples / f"step-{step:06d}.jpg")
-    tracked.picture(picture, key="sample", step=step)
 
 
 def _describe(wanted: params.Params, style: str) -> dict[str, Any]:
@@ -234,7 +275,8 @@ def _interrupts() -> Sequence[int]:
 
     def remember(number: int, frame: object) -> None:
         caught.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        if not distributed.is_launched():  # torchrun sends each on a second time
+            signal.signal(number, signal.SIG_DFL)
 
     signal.signal(signal.SIGINT, remember)
     signal.signal(signal.SIGTERM, remember)

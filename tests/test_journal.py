@@ -8,17 +8,35 @@ import torch
 from fnst import files, journal
 from fnst.errors import TrainingError
 from fnst.journal import Journal
+from fnst.losses import PerceptualLoss, Weights
 from fnst.network import TransformerNetwork
-from fnst.training import DivergedError, adam
+from fnst.training import DivergedError, Learner, adam
 
 
 @pytest.fixture
-def parts():
-    made = TransformerNetwork(width=1, blocks=0)
-    optimizer = adam(made, 0.01)
-    made(torch.rand(1, 3, 16, 16)).sum().backward()
-    optimizer.step()
-    return made, optimizer
+def fresh(extract):
+    """Makes what has learnt nothing yet."""
+    loss = PerceptualLoss(
+        extract,
+        torch.rand(1, 3, 16, 16),
+        content_layer="deep",
+        style_layers={"shallow": 1.0},
+        weights=Weights(),
+    )
+
+    def make():
+        made = TransformerNetwork(width=1, blocks=0)
+        return Learner(made, loss, adam(made, 0.01))
+
+    return make
+
+
+@pytest.fixture
+def parts(fresh):
+    made = fresh()
+    made.step(torch.rand(1, 3, 16, 16), 0.01)
+    made.meter.read()
+    return made
 
 
 @pytest.fixture
@@ -33,40 +51,47 @@ def row(step):
 def kept(folder, parts, steps, upto, fingerprint="a"):
     """A journal whose curve went on to ``steps``, but whose state is that of ``upto``."""
     book = Journal(folder, fingerprint)
-    book.resume(*parts)
+    book.resume(parts)
     book.rows = [row(step) for step in range(1, steps + 1)]
-    book.keep(*parts, upto)
+    book.keep(parts, upto)
     return book
 
 
 def test_a_new_training_begins_at_zero_with_a_place_for_samples(folder, parts):
     book = Journal(folder, "a")
-    assert book.resume(*parts) == 0
+    assert book.resume(parts) == 0
     assert book.rows == []
     assert book.seconds == 0
     assert book.samples.is_dir()
     assert book.run_id is None
 
 
-def test_an_interrupted_training_goes_on_after_the_step_that_was_kept(folder, parts):
+def test_an_interrupted_training_goes_on_after_the_step_that_was_kept(folder, parts, fresh):
     kept(folder, parts, steps=4, upto=4).run_id = "run"
     (folder / "samples" / "step-000004.jpg").write_bytes(b"picture")
     book = Journal(folder, "a")
-    other = TransformerNetwork(width=1, blocks=0)
-    assert book.resume(other, adam(other, 0.01)) == 4
+    other = fresh()
+    assert book.resume(other) == 4
     assert [entry["step"] for entry in book.rows] == [1, 2, 3, 4]
     assert book.seconds == 8
     assert book.run_id == "run"
     assert (book.samples / "step-000004.jpg").read_bytes() == b"picture"
-    for one, same in zip(other.parameters(), parts[0].parameters(), strict=True):
+    for one, same in zip(other.network.parameters(), parts.network.parameters(), strict=True):
         assert torch.equal(one, same)
+
+
+def test_what_is_no_number_is_not_kept(folder, parts, fresh):
+    book = kept(folder, parts, steps=4, upto=4)
+    parts.step(torch.full((1, 3, 16, 16), float("nan")), 0.01)
+    book.keep(parts, 5)
+    assert Journal(folder, "a").resume(fresh()) == 4
 
 
 def test_rows_after_the_kept_step_are_cut_off(folder, parts):
     """The curve is written before the state; an interrupt in between leaves it ahead."""
     kept(folder, parts, steps=7, upto=5)
     book = Journal(folder, "a")
-    assert book.resume(*parts) == 5
+    assert book.resume(parts) == 5
     assert [entry["step"] for entry in book.rows] == [1, 2, 3, 4, 5]
 
 
@@ -78,7 +103,7 @@ def test_the_curve_is_on_disk_before_the_state_that_vouches_for_it(folder, parts
     monkeypatch.setattr(
         files, "write", lambda path, content: (written.append(path.name), write(path, content))
     )
-    book.keep(*parts, 1)
+    book.keep(parts, 1)
     assert written == ["loss.csv", "state.safetensors"]
 
 
@@ -87,11 +112,11 @@ def test_what_another_training_left_is_not_continued_but_set_aside(folder, parts
         kept(folder, parts, steps=3, upto=3, fingerprint=fingerprint).run_id = fingerprint
         (folder / "samples" / "step-000003.jpg").write_bytes(b"picture")
     book = Journal(folder, "new")
-    assert book.resume(*parts) == 0
+    assert book.resume(parts) == 0
     assert book.rows == []
     assert book.run_id is None
     assert [path.name for path in folder.rglob("*")] == ["samples"]
-    assert Journal(book.aside, "old").resume(*parts) == 3
+    assert Journal(book.aside, "old").resume(parts) == 3
     assert Journal(book.aside, "old").run_id == "old"
 
 
@@ -102,41 +127,41 @@ DIVERGED = DivergedError("the loss was nan at step 9: expected a number")
 
 def test_going_back_takes_up_the_last_state_with_half_the_learning_rate(folder, parts):
     book = kept(folder, parts, steps=4, upto=4)
-    before = [p.clone() for p in parts[0].parameters()]
+    before = [p.clone() for p in parts.network.parameters()]
     with torch.no_grad():
-        for weights in parts[0].parameters():
+        for weights in parts.network.parameters():
             weights.fill_(float("nan"))
     book.rows.append(row(8))
-    assert book.go_back(*parts, DIVERGED) == 4
+    assert book.go_back(parts, DIVERGED) == 4
     assert book.caution == 0.5
     assert [entry["step"] for entry in book.rows] == [1, 2, 3, 4]
-    for weights, kept_weights in zip(parts[0].parameters(), before, strict=True):
+    for weights, kept_weights in zip(parts.network.parameters(), before, strict=True):
         assert torch.equal(weights, kept_weights)
 
 
 def test_a_resumed_training_remembers_that_it_went_back(folder, parts):
     book = kept(folder, parts, steps=4, upto=4)
-    book.go_back(*parts, DIVERGED)
+    book.go_back(parts, DIVERGED)
     again = Journal(folder, "a")
-    assert again.resume(*parts) == 4
+    assert again.resume(parts) == 4
     assert again.setbacks == 1
-    again.go_back(*parts, DIVERGED)
+    again.go_back(parts, DIVERGED)
     assert again.caution == 0.25
 
 
 def test_after_three_returns_it_is_given_up_with_advice(folder, parts):
     book = kept(folder, parts, steps=4, upto=4)
     for _ in range(3):
-        book.go_back(*parts, DIVERGED)
+        book.go_back(parts, DIVERGED)
     with pytest.raises(TrainingError, match=r"nan at step 9.*3 returns.*smaller learning_rate"):
-        book.go_back(*parts, DIVERGED)
+        book.go_back(parts, DIVERGED)
 
 
 def test_one_can_go_back_to_the_very_beginning(folder, parts):
     book = Journal(folder, "a")
-    book.resume(*parts)
-    book.keep(*parts, 0)
-    assert book.go_back(*parts, DIVERGED) == 0
+    book.resume(parts)
+    book.keep(parts, 0)
+    assert book.go_back(parts, DIVERGED) == 0
     assert book.setbacks == 1
     assert book.samples.is_dir()
 
@@ -148,7 +173,7 @@ def test_a_damaged_state_is_not_thrown_away_unasked(folder, parts):
     kept(folder, parts, steps=3, upto=3)
     (folder / "state.safetensors").write_bytes(b"no state")
     with pytest.raises(TrainingError, match="is damaged"):
-        Journal(folder, "a").resume(*parts)
+        Journal(folder, "a").resume(parts)
     assert (folder / "loss.csv").exists()
 
 
@@ -160,7 +185,7 @@ def test_keeping_is_due_when_enough_work_would_be_lost(folder, parts, monkeypatc
     assert not book.is_due()
     now += 2
     assert book.is_due()
-    book.keep(*parts, 1)
+    book.keep(parts, 1)
     assert not book.is_due()
 
 
@@ -196,6 +221,6 @@ def test_an_interrupt_while_finishing_leaves_a_training_that_can_be_resumed(
         with pytest.raises(KeyboardInterrupt):
             book.finish(target)
     again = Journal(folder, book.fingerprint)
-    assert again.resume(*parts) == 2
+    assert again.resume(parts) == 2
     again.finish(target)
     assert [entry["step"] for entry in files.read_numbers(target / "loss.csv")] == [1, 2]

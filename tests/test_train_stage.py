@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fnst import files, journal, packing, training
+from fnst import distributed, files, journal, packing, training
 from fnst.collection import Entry
 from fnst.errors import TrainingError
 from fnst.journal import Journal
@@ -36,7 +36,7 @@ class Nowhere:
         pass
 
 
-def parts(folder, steps=STEPS, learning_rate=0.001):
+def parts(folder, steps=STEPS, learning_rate=0.001, batch_size=1):
     """A small network that learns from small photographs, judged by one random layer."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -50,22 +50,20 @@ def parts(folder, steps=STEPS, learning_rate=0.001):
         weights=Weights(),
     )
     return train.Parts(
-        plan=plan(steps, learning_rate),
+        plan=plan(steps, learning_rate, batch_size),
         network=network,
-        loss=loss,
-        optimizer=training.adam(network, learning_rate),
+        learner=training.Learner(network, loss, training.adam(network, learning_rate)),
         photos=Photos(folder / "photos"),
         sample=Photos(folder / "photos").whole(0),
         steps=steps,
-        dtype=torch.float32,
     )
 
 
-def plan(steps, learning_rate):
+def plan(steps, learning_rate, batch_size):
     return Train(
         steps=steps,
         epochs=None,
-        batch_size=1,
+        batch_size=batch_size,
         crop=16,
         crop_scale=0.5,
         learning_rate=learning_rate,
@@ -77,16 +75,15 @@ def plan(steps, learning_rate):
     )
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A place with a packed set of eight photographs."""
+def with_photographs(folder):
+    """The folder, in which there is now a packed set of eight photographs."""
 
     def read(seed):
         return png(np.random.default_rng(seed).integers(0, 256, (64, 64, 3), np.uint8))
 
     found = [Entry(f"{i}.png", 1, str(i), lambda i=i: read(i)) for i in range(8)]
-    packing.pack(found, tmp_path / "photos", size=32)
-    return tmp_path
+    packing.pack(found, folder / "photos", size=32)
+    return folder
 
 
 def png(pixels):
@@ -95,12 +92,21 @@ def png(pixels):
     return buffer.getvalue()
 
 
+@pytest.fixture
+def folder(tmp_path):
+    return with_photographs(tmp_path)
+
+
 def learn(folder, name, made=None):
     """Train from wherever the journal of that name stands, to the end; its journal."""
     made = made or parts(folder)
     book = Journal(folder / name, "a")
-    start = book.resume(made.network, made.optimizer)
-    train._learn_safely("wave", made, book, Nowhere(), lambda step, note="": None, start)
+    if distributed.rank():
+        train._learn_safely("wave", made, book)
+        return book
+    start = book.resume(made.learner)
+    teller = train.Teller(made, book, Nowhere(), lambda step, note="": None)
+    train._learn_safely("wave", made, book, teller, start)
     return book
 
 
@@ -172,7 +178,7 @@ def test_a_training_that_diverges_goes_back_and_ends_well(folder, monkeypatch, c
     assert [row["step"] for row in curve(book)] == list(range(3, 31, 3))
     said = capsys.readouterr().out.splitlines()
     assert said == [
-        "train wave: the loss was nan at step 21: expected a number; going on after step 18 with "
+        "train wave: the loss was nan at step 21: expected a number; going on after step 19 with "
         f"the learning rate times {caution}"
         for caution in ("0.5", "0.25")
     ]

@@ -13,6 +13,7 @@ from fnst.losses import PerceptualLoss, Weights
 from fnst.network import TransformerNetwork
 from fnst.training import (
     DivergedError,
+    Learner,
     Progress,
     adam,
     count_steps,
@@ -50,11 +51,16 @@ def loss(extract):
     )
 
 
-def run(made, loss, optimizer=None, photos=None, **options):
+def learner(made, loss, **options):
+    return Learner(made, loss, adam(made, 0.01), **options)
+
+
+def run(made, loss, optimizer=None, photos=None, dtype=torch.float32, **options):
     """Train to the end; every report."""
     wanted = {"steps": 4, "schedule": constant(0.01)} | options
-    optimizer = optimizer or adam(made, 0.01)
-    return list(train(made, loss, optimizer, photos or batches(), **wanted))
+    learner = Learner(made, loss, optimizer or adam(made, 0.01), dtype)
+    steps = train(learner, photos or batches(), **wanted)
+    return [(step, losses) for step, losses in steps if losses]
 
 
 def weights_of(made):
@@ -109,7 +115,8 @@ def test_each_step_takes_the_rate_of_its_own_number(loss):
         asked.append(step)
         return step / 1000
 
-    stream = train(made, loss, optimizer, batches(), steps=6, start=2, schedule=schedule)
+    learner = Learner(made, loss, optimizer)
+    stream = train(learner, batches(), steps=6, start=2, schedule=schedule)
     used.extend(optimizer.param_groups[0]["lr"] for _ in stream)
     assert asked == [3, 4, 5, 6]
     assert used == [0.003, 0.004, 0.005, 0.006]
@@ -154,8 +161,7 @@ def test_convolutions_are_in_the_precision_that_was_chosen_and_weights_in_float3
 
 
 def test_the_caller_may_stop_whenever_it_likes(loss):
-    made = network()
-    reports = train(made, loss, adam(made, 0.01), batches(), steps=100, schedule=constant(0.01))
+    reports = train(learner(network(), loss), batches(), steps=100, schedule=constant(0.01))
     assert next(reports)[0] == 1
     reports.close()
 
@@ -168,10 +174,7 @@ def test_a_loss_that_is_no_number_ends_the_training(loss):
 
 def test_a_loss_that_explodes_ends_the_training(loss):
     """The third photograph's loss is measured through weights a million times too large."""
-    made = network()
-    reports = train(
-        made, loss, adam(made, 0.01), batches(), steps=9, schedule=constant(0.01), report_every=1
-    )
+    reports = train(learner(network(), loss), batches(), steps=9, schedule=constant(0.01))
     next(reports)
     loss.weights = Weights(content=1e6, style=1e6)
     with pytest.raises(DivergedError, match=r"at step 2, after .* at first"):
@@ -239,65 +242,78 @@ def test_an_interrupted_training_ends_with_the_weights_of_an_uninterrupted_one(
     whole = network().to(memory_format=layout)
     reports = run(whole, loss, steps=6, schedule=rate)
 
-    first = network().to(memory_format=layout)
-    optimizer = adam(first, 0.01)
-    stream = train(first, loss, optimizer, batches(), steps=6, schedule=rate)
-    for step, _ in itertools.islice(stream, 3):
-        save_state(path, first, optimizer, Progress(step), fingerprint="a")
+    first = learner(network().to(memory_format=layout), loss)
+    for step, _ in itertools.islice(train(first, batches(), steps=6, schedule=rate), 3):
+        save_state(path, first, Progress(step), fingerprint="a")
 
-    second = network(seed=9).to(memory_format=layout)
-    optimizer = adam(second, 0.01)
-    start = load_state(path, second, optimizer, fingerprint="a").step
+    second = learner(network(seed=9).to(memory_format=layout), loss)
+    start = load_state(path, second, fingerprint="a").step
     assert start == 3
     photos = itertools.islice(batches(), start, None)
-    rest = run(second, loss, optimizer, photos, steps=6, start=start, schedule=rate)
+    rest = list(train(second, photos, steps=6, start=start, schedule=rate))
     assert rest == reports[3:]
-    assert torch.equal(weights_of(second), weights_of(whole))
+    assert torch.equal(weights_of(second.network), weights_of(whole))
 
 
-def test_no_state_is_a_fresh_start(tmp_path):
+def test_a_report_covers_what_was_done_before_an_interrupt_too(loss, tmp_path):
+    path = tmp_path / "state.safetensors"
+    rate = constant(0.01)
+    ((_, whole),) = run(network(), loss, steps=4, schedule=rate, report_every=4)
+
+    first = learner(network(), loss)
+    done = itertools.islice(train(first, batches(), steps=4, schedule=rate, report_every=4), 3)
+    assert [losses for _, losses in done] == [None] * 3
+    save_state(path, first, Progress(3), fingerprint="a")
+
+    second = learner(network(seed=9), loss)
+    assert load_state(path, second, fingerprint="a") == Progress(3)
+    photos = itertools.islice(batches(), 3, None)
+    options = {"steps": 4, "start": 3, "schedule": rate, "report_every": 4}
+    assert list(train(second, photos, **options)) == [(4, whole)]
+
+
+def test_no_state_is_a_fresh_start(loss, tmp_path):
     made = network()
     before = weights_of(made)
-    assert load_state(tmp_path / "none", made, adam(made, 0.01), fingerprint="a") is None
+    assert load_state(tmp_path / "none", learner(made, loss), fingerprint="a") is None
     assert torch.equal(weights_of(made), before)
 
 
-def test_the_state_of_another_training_is_not_taken_up(loss, tmp_path):
-    path = tmp_path / "state.safetensors"
-    made = network()
-    optimizer = adam(made, 0.01)
-    run(made, loss, optimizer)
-    save_state(path, made, optimizer, Progress(4), fingerprint="a")
+def kept(loss, path, steps):
+    """The state of a training of so many steps, in a file."""
+    first = learner(network(), loss)
+    for step, _ in train(first, batches(), steps=steps, schedule=constant(0.01)):
+        save_state(path, first, Progress(step), fingerprint="a")
+    return path
 
-    other = network(seed=9)
-    optimizer = adam(other, 0.01)
-    before = weights_of(other)
-    assert load_state(path, other, optimizer, fingerprint="b") is None
-    assert torch.equal(weights_of(other), before)
-    assert optimizer.state_dict()["state"] == {}
+
+def test_the_state_of_another_training_is_not_taken_up(loss, tmp_path):
+    path = kept(loss, tmp_path / "state.safetensors", 4)
+    other = learner(network(seed=9), loss)
+    before = weights_of(other.network)
+    assert load_state(path, other, fingerprint="b") is None
+    assert torch.equal(weights_of(other.network), before)
+    assert other.optimizer.state_dict()["state"] == {}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_a_damaged_state_is_an_error_that_says_what_to_do(loss, tmp_path, share):
-    path = tmp_path / "state.safetensors"
-    made = network()
-    optimizer = adam(made, 0.01)
-    run(made, loss, optimizer, steps=1)
-    save_state(path, made, optimizer, Progress(1), fingerprint="a")
+    path = kept(loss, tmp_path / "state.safetensors", 1)
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    made = network(seed=9)
     before = weights_of(made)
     with pytest.raises(TrainingError, match=r"is damaged.*delete it to begin anew"):
-        load_state(path, made, optimizer, fingerprint="a")
+        load_state(path, learner(made, loss), fingerprint="a")
     assert torch.equal(weights_of(made), before)
 
 
-def test_a_state_of_somebody_elses_is_damaged(tmp_path):
+def test_a_state_of_somebody_elses_is_damaged(loss, tmp_path):
     from safetensors.torch import save_file
 
     made = network()
     save_file(made.state_dict(), tmp_path / "state.safetensors")
     with pytest.raises(TrainingError, match="is damaged"):
-        load_state(tmp_path / "state.safetensors", made, adam(made, 0.01), fingerprint="a")
+        load_state(tmp_path / "state.safetensors", learner(made, loss), fingerprint="a")
 
 
 # --- with the real VGG ----------------------------------------------------------------------------

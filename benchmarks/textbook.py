@@ -1,0 +1,143 @@
+"""The training step as the textbooks have it, in plain PyTorch: what ours is measured against.
+
+Johnson et al.'s network and loss as pytorch/examples builds them: padding, convolution, nn's own
+instance norm and up-sampling, each by itself; both pictures through VGG down to the deepest layer;
+NCHW and float32 throughout. It computes the function that fnst computes, from the same weights, so
+that the losses of both can be compared.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fnst.features import VGG
+from fnst.losses import Weights
+
+Batch = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
+Maps = Float[Tensor, "b c h w"]
+
+
+class UpsampledConvolution(nn.Conv2d):
+    """Nearest neighbour, reflection, 3x3."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        doubled = F.interpolate(maps, scale_factor=2, mode="nearest")
+        padded = F.pad(doubled, (1, 1, 1, 1), mode="reflect")
+        return F.conv2d(padded, self.weight, self.bias)
+
+
+class Residual(nn.Module):
+    """Two convolutions around which the input is carried."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *_normalized(_convolution(channels, channels, 3)),
+            *_normalized(_convolution(channels, channels, 3))[:2],
+        )
+
+    def forward(self, maps: Maps) -> Maps:
+        """Add what the layers make of it."""
+        result: Tensor = self.layers(maps) + maps
+        return result
+
+
+class Network(nn.Module):
+    """The network of fnst's default architecture; its weights have the same names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *_normalized(_convolution(3, 32, 9)),
+            *_normalized(_convolution(32, 64, 3, stride=2)),
+            *_normalized(_convolution(64, 128, 3, stride=2)),
+            *(Residual(128) for _ in range(5)),
+            *_normalized(UpsampledConvolution(128, 64, 3)),
+            *_normalized(UpsampledConvolution(64, 32, 3)),
+            _convolution(32, 3, 9),
+        )
+
+    def forward(self, photos: Batch) -> Batch:
+        """Stylize."""
+        return torch.sigmoid(self.layers(photos))
+
+
+def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, size, stride, size // 2, padding_mode="reflect")
+
+
+def _normalized(convolution: nn.Conv2d) -> list[nn.Module]:
+    return [convolution, nn.InstanceNorm2d(convolution.out_channels, affine=True), nn.ReLU()]
+
+
+class Step:
+    """A training step, with torch's Adam.
+
+    Args:
+        network: what learns.
+        vgg: looks at the pictures.
+        style: the painting, (1, 3, h, w).
+        content_layer: where stylized and photograph must agree.
+        style_layers: where the Gram matrices must agree, and how much each counts.
+        learning_rate: of Adam.
+    """
+
+    def __init__(
+        self,
+        network: Network,
+        vgg: VGG,
+        style: Batch,
+        *,
+        content_layer: str,
+        style_layers: Mapping[str, float],
+        learning_rate: float,
+    ) -> None:
+        self.network, self.vgg = network, vgg
+        self.content_layer, self.style_layers = content_layer, style_layers
+        self.wanted = [content_layer, *style_layers]
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
+        with torch.no_grad():
+            maps = self._features(style)
+            self.scale = maps[content_layer].square().mean()
+            self.targets = {layer: _gram(maps[layer]) for layer in style_layers}
+
+    def __call__(self, photos: Batch) -> Tensor:
+        """Make one step; the content and the style loss before it, weighted."""
+        self.optimizer.zero_grad()
+        stylized = self.network(photos)
+        ours, theirs = self._features(stylized), self._features(photos)
+        weights = Weights()
+        content = F.mse_loss(ours[self.content_layer], theirs[self.content_layer]) / self.scale
+        distances = [
+            weight * self._distance(_gram(ours[layer]), self.targets[layer])
+            for layer, weight in self.style_layers.items()
+        ]
+        style = torch.stack(distances).sum()
+        losses = torch.stack([weights.content * content, weights.style * style])
+        torch.autograd.backward(losses.sum())
+        self.optimizer.step()
+        return losses.detach()
+
+    def _distance(self, gram: Tensor, target: Tensor) -> Tensor:
+        return (gram - target).square().sum((1, 2)).mean() / target.square().sum()
+
+    def _features(self, image: Batch) -> dict[str, Tensor]:
+        """Activations of the layers, by plain calls of the VGG's own convolutions."""
+        maps, found = self.vgg.colours(image), {}
+        for name, convolution in zip(self.vgg.names, self.vgg.convolutions, strict=True):
+            if name.endswith("_1") and name != "1_1":
+                maps = F.max_pool2d(maps, 2)
+            maps = F.relu(convolution(maps))
+            found[f"relu{name}"] = maps
+            if name == "5_1":
+                break
+        return {layer: found[layer] for layer in self.wanted}
+
+
+def _gram(maps: Maps) -> Float[Tensor, "b c c"]:
+    b, c, h, w = maps.shape
+    flat = maps.view(b, c, h * w)
+    return flat @ flat.transpose(1, 2) / (c * h * w)

@@ -1,0 +1,94 @@
+"""Several processes, one training: what they have to say to each other, all of it torch's own.
+
+``torchrun`` starts them, each with a share of every batch. In a process that was started alone,
+which is the usual case, nothing here does anything.
+"""
+
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, distributed, nn
+
+
+def is_launched() -> bool:
+    """Whether torchrun started this process."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
+def launch(module: str, arguments: Sequence[str], *, processes: int) -> None:
+    """Become torchrun with so many processes of a module, unless that has happened or is no use.
+
+    Does not return where it does anything: torchrun takes this process's place, and its exit code.
+    """
+    if processes < 2 or is_launched():
+        return
+    sys.stdout.flush()
+    runner = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    several = [f"--nproc-per-node={processes}", "-m", module, *arguments]
+    os.execv(sys.executable, [*runner, *several])
+
+
+def processes_for(batch_size: int) -> int:
+    """As many processes as this machine has GPUs, or fewer, so that they share a batch equally."""
+    most = max(1, min(torch.cuda.device_count(), batch_size))
+    return next(count for count in range(most, 0, -1) if batch_size % count == 0)
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Meet the other processes for the length of the block; each takes a GPU of its own."""
+    if not is_launched():
+        yield
+        return
+    with_gpu = torch.cuda.is_available()
+    if with_gpu:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    # Gradients travel by NCCL, everything that is on the CPU by gloo.
+    distributed.init_process_group("cpu:gloo,cuda:nccl" if with_gpu else "gloo")
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def world() -> int:
+    """How many processes there are."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def wrap(network: nn.Module) -> nn.Module:
+    """The network, whose gradients become the average over all processes."""
+    if world() == 1:
+        return network
+    return nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if world() > 1:
+        distributed.barrier()
+
+
+def average(values: Tensor) -> Tensor:
+    """The mean over all processes, in all of them."""
+    if world() > 1:
+        distributed.all_reduce(values)
+        values /= world()
+    return values
+
+
+def any_of(here: bool) -> bool:
+    """Whether it is so in at least one process."""
+    if world() == 1:
+        return here
+    flag = torch.tensor(int(here))
+    distributed.all_reduce(flag, distributed.ReduceOp.MAX)
+    return bool(flag.item())

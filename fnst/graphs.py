@@ -1,0 +1,77 @@
+"""A computation on a GPU, recorded once and then launched whole.
+
+A step of a small batch is a thousand kernels, each of them shorter than it takes Python to start
+it. As a CUDA graph they are started together.
+"""
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+Batch = Float[Tensor, "b 3 h w"]
+Work = Callable[[Batch], None]
+
+# What libraries set up at their first calls cannot be recorded; PyTorch's own number for it.
+WARM_UP = 3
+
+
+class Graphed:
+    """``work`` on batches of one shape; from the fourth on as one CUDA graph, on a GPU.
+
+    The work must read and write nothing but the batch and tensors that stay where they are, and
+    must not wait for the GPU. Where recording it fails, it goes on as before, with a warning.
+
+    Args:
+        work: what is to be done with a batch.
+    """
+
+    def __init__(self, work: Work) -> None:
+        self.work = work
+        self.calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+        self.batch: Batch | None = None
+
+    def __call__(self, batch: Batch) -> None:
+        """Do the work."""
+        if batch.device.type != "cuda":
+            self.work(batch)
+        elif self.calls < WARM_UP:
+            self.calls += 1
+            self._aside(batch)
+        else:
+            self._replay(batch)
+
+    def _aside(self, batch: Batch) -> None:
+        """Work on a stream of its own, as recording will: the default one cannot be recorded."""
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            self.work(batch)
+        torch.cuda.current_stream().wait_stream(stream)
+
+    def _replay(self, batch: Batch) -> None:
+        if self.batch is None:
+            self.batch = batch.clone()
+            self.graph = self._recorded(self.batch)
+        if self.graph is None:
+            self.work(batch)
+            return
+        self.batch.copy_(batch)
+        self.graph.replay()
+
+    def _recorded(self, batch: Batch) -> torch.cuda.CUDAGraph | None:
+        graph = torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph):
+                self.work(batch)
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            warnings.warn(
+                f"this step cannot be recorded ({reason}); it is computed kernel by kernel",
+                stacklevel=2,
+            )
+            return None
+        return graph

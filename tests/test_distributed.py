@@ -1,0 +1,147 @@
+"""Two processes that share every batch learn what one learns, and stop and go on as one does."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fnst import distributed, files, journal
+from fnst.stylize import stylize
+from tests.test_train_stage import curve, learn, parts, with_photographs
+
+ROOT = Path(__file__).parents[1]
+
+PROGRAM = """
+import sys, time
+from pathlib import Path
+from fnst import distributed, journal
+from tests import test_train_stage as alone
+folder, name, steps, pause = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+with distributed.joined():
+    made = alone.parts(folder, steps, batch_size=2)
+    step, made.learner.step = made.learner.step, lambda *given: (time.sleep(pause), step(*given))
+    alone.learn(folder, name, made)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return with_photographs(tmp_path)
+
+
+def start(folder, name, *, steps=12, pause=0.0):
+    program = folder / "program.py"
+    program.write_text(PROGRAM)
+    runner = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [*runner, program, folder, name, str(steps), str(pause)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def drawn(folder, name):
+    """What the network of that journal makes of a photograph: weights alone would not tell.
+
+    Adam makes whole steps of the rounding errors of biases that an instance norm takes out again.
+    """
+    made = parts(folder)
+    journal.Journal(folder / name, "a").resume(made.learner)
+    return stylize(made.network, made.sample)
+
+
+def test_two_processes_learn_what_one_learns(folder):
+    alone = learn(folder, "alone.partial", parts(folder, 12, batch_size=2))
+    together = start(folder, "together.partial")
+    said, _ = together.communicate(timeout=120)
+    assert together.returncode == 0, said
+    told = curve(journal.Journal(folder / "together.partial", "a"))
+    assert [row["step"] for row in told] == [3, 6, 9, 12]
+    for row, same in zip(told, curve(alone), strict=True):
+        assert row == pytest.approx(same, rel=1e-5)
+    assert_close(drawn(folder, "together.partial"), drawn(folder, "alone.partial"))
+
+
+def test_an_interrupt_stops_all_of_them_and_they_go_on_together(folder):
+    whole = start(folder, "whole.partial", steps=40)
+    stopped = start(folder, "stopped.partial", steps=40, pause=0.05)
+    samples = folder / "stopped.partial" / journal.SAMPLES
+    while not list(samples.glob("step-000000.jpg")):
+        assert stopped.poll() is None, stopped.communicate()[0]
+        time.sleep(0.05)
+    os.killpg(stopped.pid, signal.SIGINT)
+    said, _ = stopped.communicate(timeout=120)
+    rows = files.read_numbers(folder / "stopped.partial" / journal.CURVE)
+    assert not rows or rows[-1]["step"] < 40, said
+
+    again = start(folder, "stopped.partial", steps=40)
+    said, _ = again.communicate(timeout=120)
+    assert again.returncode == 0, said
+    said, _ = whole.communicate(timeout=120)
+    assert whole.returncode == 0, said
+    assert torch.equal(drawn(folder, "stopped.partial"), drawn(folder, "whole.partial"))
+
+
+# --- how many -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("gpus", "batch_size", "expected"),
+    [(0, 4, 1), (1, 4, 1), (2, 4, 2), (3, 4, 2), (8, 4, 4), (8, 1, 1), (4, 6, 3)],
+)
+def test_a_batch_is_shared_equally_by_as_many_gpus_as_it_can_be(
+    monkeypatch, gpus, batch_size, expected
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    assert distributed.processes_for(batch_size) == expected
+
+
+LAUNCHED = """
+import os, sys
+from fnst import distributed
+distributed.launch("tests.launched", ["wave"], processes=int(sys.argv[1]))
+print("alone")
+"""
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_stage_becomes_as_many_processes_as_there_are_to_be(tmp_path, processes):
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "launched.py").write_text(
+        "import os, sys\n"
+        "told = [sys.argv[1], os.environ['RANK'], 'of', os.environ['WORLD_SIZE']]\n"
+        "os.write(1, (' '.join(told) + os.linesep).encode())"  # at once, or the lines get mixed
+    )
+    path = f"{tmp_path}{os.pathsep}{ROOT}"
+    done = subprocess.run(
+        [sys.executable, "-c", LAUNCHED, str(processes)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    expected = ["alone"] if processes == 1 else ["wave 0 of 2", "wave 1 of 2"]
+    assert sorted(done.stdout.splitlines()) == expected
+
+
+def test_a_process_that_is_alone_has_nobody_to_ask():
+    with distributed.joined():
+        assert (distributed.rank(), distributed.world()) == (0, 1)
+        values = torch.tensor([1.0, 2.0])
+        assert distributed.average(values).tolist() == [1.0, 2.0]
+        assert [distributed.any_of(here) for here in (True, False)] == [True, False]
+        distributed.wait()
+        network = torch.nn.Linear(1, 1)
+        assert distributed.wrap(network) is network
