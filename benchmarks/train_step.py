@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import Result, peak_memory, textbook
-from fnst import build, params, training
+from fnst import build, memory, params, training
 from fnst.features import BLOCKS, VGG
 from fnst.losses import PerceptualLoss, Weights
 from fnst.stylize import device
@@ -28,8 +28,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 MEMORY = """
 import sys
-import torch
 from benchmarks import train_step
+from fnst import memory
+memory.hold()
 name, batch = sys.argv[1], int(sys.argv[2])
 step, photos = train_step.made(name), train_step.photographs(batch)
 for _ in range(2):
@@ -44,15 +45,17 @@ def measure() -> Iterator[Result]:
 
     The textbook's is pytorch/examples' way to the same loss (benchmarks/textbook.py): NCHW,
     float32, both passes through VGG to the deepest layer, nn.InstanceNorm2d, up-sampling and
-    convolution. Photographs are there already. A ratio is to the textbook's step in the same
-    rounds, medians of three (of twenty on a GPU); a limit is the share of the fastest 3x3
-    convolution of 256 channels that this machine computes in the same precision and rounds.
+    convolution. Photographs are there already, and memory is kept from step to step for both. A
+    ratio is to the textbook's step in the same rounds, medians of three (of twenty on a GPU); a
+    limit is the share of the fastest 3x3 convolution of 256 channels that this machine computes in
+    the same precision and rounds.
 
     `memory` is the peak of a whole process that makes two steps, or of the GPU's memory; its ratio
     is the textbook's to ours. Batches of 16 and 32 are measured in the precision that is chosen by
     default. On a GPU, the textbook also runs under TF32, and `epoch` is what 40,670 photographs
     take at ours.
     """
+    memory.hold()
     photos = photographs(BATCH)
     steps = {name: made(name) for name in ("textbook", *DTYPES)}
     peaks = {name: _convolution(dtype) for name, dtype in DTYPES.items()}

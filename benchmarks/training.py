@@ -99,7 +99,8 @@ rank, cores = int(os.environ.get("RANK", 0)), int(sys.argv[1])
 os.sched_setaffinity(0, range(rank * cores, (rank + 1) * cores))
 torch.set_num_threads(cores)
 from benchmarks import train_step
-from fnst import distributed
+from fnst import distributed, memory
+memory.hold()
 train_step.SIDE = 128
 with distributed.joined():
     step = train_step.made("bf16")

@@ -19,7 +19,17 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from fnst import build, checkpoint, distributed, files, images, params, tracking, training
+from fnst import (
+    build,
+    checkpoint,
+    distributed,
+    files,
+    images,
+    memory,
+    params,
+    tracking,
+    training,
+)
 from fnst.journal import Journal
 from fnst.network import TransformerNetwork
 from fnst.photos import Photos
@@ -52,6 +62,7 @@ def main() -> None:
     wanted = params.load()
     processes = distributed.processes_for(wanted.chosen.train.batch_size)
     distributed.launch("stages.train", [name], processes=processes)
+    memory.hold()
     with distributed.joined():
         _train(name, wanted)
 
