@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[], Iterable[Result]]] = {
     "fetch": fetch.measure,
     "prepare": prepare.measure,
     "train-step": train_step.measure,
+    "train-batches": train_step.measure_batches,
     "training": training.measure,
     "precision": precision.measure,
 }

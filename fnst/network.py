@@ -79,7 +79,7 @@ class TransformerNetwork(nn.Module):
             up(2 * width, width),
             InstanceNorm(width),
             nn.ReLU(inplace=True),
-            _convolution(width, 3, 9),
+            ByRows(width, 3, 9, padding=4, padding_mode="reflect"),
         )
 
     def forward(self, photos: Image) -> Image:
@@ -122,6 +122,30 @@ class FoldedUpsampling(nn.Module):
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d 2*h 2*w"]:
         padded = F.pad(maps, (1, 1, 1, 1), mode="replicate")
         return F.conv_transpose2d(padded, fold(self.weight), self.bias, stride=2, padding=3)
+
+
+class ByRows(nn.Conv2d):
+    """A convolution to few channels, which CPUs compute at a fifth of their speed in float32.
+
+    There each row of the kernel becomes channels of its own, so that nine times as many are
+    computed along rows, and are added up where they meet: the same sums.
+    """
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Convolve with reflection padding; the size stays."""
+        if maps.device.type != "cpu" or maps.dtype != torch.float32:
+            return super().forward(maps)
+        n, _, h, w = maps.shape
+        d, _, rows, _ = self.weight.shape
+        padded = F.pad(maps, [rows // 2] * 4, mode="reflect")
+        kernels = self.weight.permute(2, 0, 1, 3).flatten(0, 1).unsqueeze(2)
+        each = F.conv2d(padded, kernels).contiguous(memory_format=torch.channels_last)
+        image, channel, down, across = each.stride()
+        # (n, rows, d, h, w): every row of the kernel, moved to where it belongs
+        moved = each.as_strided(
+            (n, rows, d, h, w), (image, d * channel + down, channel, down, across)
+        )
+        return moved.sum(1) + self.bias.view(1, -1, 1, 1)  # type: ignore[union-attr]
 
 
 def fold(weight: Float[Tensor, "d c 3 3"]) -> Float[Tensor, "c d 4 4"]:

@@ -93,6 +93,18 @@ def test_wrong_rank_is_refused_at_the_door():
 # --- the single terms -----------------------------------------------------------------------------
 
 
+def test_content_keeps_its_digits_on_large_maps():
+    maps, target = torch.rand(2, 1, 64, 256, 256)
+    exact = (maps.double() - target.double()).square().mean((1, 2, 3))
+    assert_close(content_loss(maps, target, torch.tensor(1.0)).double(), exact, rtol=1e-6, atol=0)
+
+
+def test_the_gradient_of_content_is_that_of_its_formula():
+    maps = torch.rand(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
+    target, scale = torch.rand(2, 3, 4, 5, dtype=torch.float64), torch.tensor(0.5)
+    assert torch.autograd.gradcheck(lambda given: content_loss(given, target, scale), maps)
+
+
 def test_content_is_the_mean_squared_difference_in_units_of_its_scale():
     maps = torch.stack([torch.full((2, 3, 3), 2.0), torch.full((2, 3, 3), 3.0)])
     loss = content_loss(maps, torch.ones(2, 2, 3, 3), torch.tensor(4.0))
