@@ -99,6 +99,10 @@ class Learner:
         self.device = next(network.parameters()).device
         self.meter = Meter(self.device)
         self._forward = distributed.wrap(network)
+        self.renew()
+
+    def renew(self) -> None:
+        """Forget how a step was recorded: the optimizer's tensors are others now."""
         # DistributedDataParallel talks between kernels; what it says cannot be recorded simply.
         self._update = self._learn if distributed.world() > 1 else Graphed(self._learn)
 
@@ -252,14 +256,14 @@ def load_state(path: Path, learner: Learner, *, fingerprint: str) -> Progress | 
     try:
         with safetensors.safe_open(path, "pt") as file:
             saved = json.loads(file.metadata()["fnst"])
+            if saved.pop("fingerprint") != fingerprint:
+                return None
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             unreported = tensors.pop(UNREPORTED)
     except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise TrainingError(
             f"{path} is damaged, so this training cannot go on; delete it to begin anew."
         ) from error
-    if saved.pop("fingerprint") != fingerprint:
-        return None
     learner.network.load_state_dict(_below(tensors, "network."))
     state: dict[int, dict[str, Tensor]] = {}
     parameters = list(learner.network.parameters())
@@ -268,6 +272,7 @@ def load_state(path: Path, learner: Learner, *, fingerprint: str) -> Progress | 
         state.setdefault(int(index), {})[key] = _laid_out_as(value, parameters[int(index)])
     learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
     learner.meter.sums.copy_(unreported)
+    learner.renew()
     return Progress(**saved)
 
 

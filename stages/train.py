@@ -41,7 +41,7 @@ from stages import run, style_named
 Photo = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
 
 DATA = Path("data")
-FORMAT = 1  # raised when the same params no longer mean the same training
+FORMAT = 2  # raised when the same params, or a state, no longer mean the same training
 
 
 @dataclass(frozen=True)

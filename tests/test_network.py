@@ -57,11 +57,13 @@ def test_the_taps_meet_a_position_as_the_docstring_says():
 # --- instance norm --------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["native kernel", "rows"])
+@pytest.fixture(params=["native kernel", "rows", "one by one"])
 def path(request, monkeypatch):
-    """Small maps take the native kernel; a limit of zero sends all the other way."""
+    """Small maps take the native kernel, large ones rows, and those on a GPU go one by one."""
     if request.param == "rows":
         monkeypatch.setattr(network, "ONE_PASS_POSITIONS", 0)
+    if request.param == "one by one":
+        monkeypatch.setattr(network, "_normalize", network._normalize_each)
 
 
 def both_norms(channels, dtype=torch.float64):

@@ -296,6 +296,15 @@ def test_the_state_of_another_training_is_not_taken_up(loss, tmp_path):
     assert other.optimizer.state_dict()["state"] == {}
 
 
+def test_a_state_of_an_older_fnst_is_that_of_another_training(loss, tmp_path):
+    """It has another fingerprint; what else it lacks is no damage."""
+    from safetensors.torch import save_file
+
+    path = tmp_path / "state.safetensors"
+    save_file({}, path, {"fnst": '{"step": 4, "fingerprint": "b"}'})
+    assert load_state(path, learner(network(), loss), fingerprint="a") is None
+
+
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.99])
 def test_a_damaged_state_is_an_error_that_says_what_to_do(loss, tmp_path, share):
     path = kept(loss, tmp_path / "state.safetensors", 1)
