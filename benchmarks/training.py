@@ -82,7 +82,7 @@ with tracking.record("telling", run_id=None, params={{}}, tags={{}}) as tracked:
         timed("step", lambda: parts.learner.step(batch, 0.001))
         timed("report", lambda: teller.report(number, losses))
     for number in range(7):
-        timed("state", lambda: journal.keep(parts.learner, 1))
+        timed("state", lambda: journal.keep(parts.learner, 1, good=True))
         timed("sample", lambda: teller.sample(1, stylize(parts.network, parts.sample)))
 mean = sum(times["report"]) / len(times["report"])  # every so often a report sends what there is
 step, state, sample = (median(times[name]) for name in ("step", "state", "sample"))
@@ -179,12 +179,13 @@ def _multiply(folder: Path) -> None:
 
 def _run(folder: Path, program: str, *arguments: object, runner: tuple[str, ...] = ()) -> str:
     """The last line that a program of Python prints there."""
+    chosen = {"CUDA_VISIBLE_DEVICES": ""} if program == RATE else {}
     script = folder / "program.py"
     script.write_text(program)
     done = subprocess.run(
         [sys.executable, *runner, str(script), *map(str, arguments)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "FNST_ROOT": str(folder)},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FNST_ROOT": str(folder), **chosen},
         capture_output=True,
         text=True,
     )

@@ -50,8 +50,11 @@ def joined() -> Iterator[None]:
     distributed.init_process_group("cpu:gloo,cuda:nccl" if with_gpu else "gloo")
     try:
         yield
-    finally:
+    except SystemExit:  # after an interrupt, at which all of them stop
         distributed.destroy_process_group()
+        raise
+    # After an error here the others wait for this process: it must end, for torchrun to end them.
+    distributed.destroy_process_group()
 
 
 def rank() -> int:
@@ -71,12 +74,6 @@ def wrap(network: nn.Module) -> nn.Module:
     return nn.parallel.DistributedDataParallel(network, gradient_as_bucket_view=True)
 
 
-def wait() -> None:
-    """Until all processes are here."""
-    if world() > 1:
-        distributed.barrier()
-
-
 def average(values: Tensor) -> Tensor:
     """The mean over all processes, in all of them."""
     if world() > 1:
@@ -85,10 +82,19 @@ def average(values: Tensor) -> Tensor:
     return values
 
 
-def any_of(here: bool) -> bool:
-    """Whether it is so in at least one process."""
+def any_of(*here: bool) -> list[bool]:
+    """Of each, whether it is so in at least one process."""
     if world() == 1:
-        return here
-    flag = torch.tensor(int(here))
-    distributed.all_reduce(flag, distributed.ReduceOp.MAX)
-    return bool(flag.item())
+        return list(here)
+    flags = torch.tensor(here, dtype=torch.int32)
+    distributed.all_reduce(flags, distributed.ReduceOp.MAX)
+    return [bool(flag) for flag in flags.tolist()]
+
+
+def of_first(number: int) -> int:
+    """The first process's number, in all of them."""
+    if world() == 1:
+        return number
+    told = torch.tensor(number)
+    distributed.broadcast(told, src=0)
+    return int(told.item())

@@ -19,7 +19,7 @@ WARM_UP = 3
 
 
 class Graphed:
-    """``work`` on batches of one shape; from the fourth on as one CUDA graph, on a GPU.
+    """``work`` on batches; on a GPU, from the fourth on, those of its shape as one CUDA graph.
 
     The work must read and write nothing but the batch and tensors that stay where they are, and
     must not wait for the GPU. Where recording it fails, it goes on as before, with a warning.
@@ -56,7 +56,7 @@ class Graphed:
         if self.batch is None:
             self.batch = batch.clone()
             self.graph = self._recorded(self.batch)
-        if self.graph is None:
+        if self.graph is None or batch.shape != self.batch.shape:
             self.work(batch)
             return
         self.batch.copy_(batch)

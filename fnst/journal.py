@@ -14,6 +14,8 @@ from fnst.errors import TrainingError
 from fnst.training import DivergedError, Learner, Progress
 
 STATE, CURVE, SAMPLES, RUN = "state.safetensors", "loss.csv", "samples", "run.json"
+GOOD = "good.safetensors"  # the last state whose losses were reported, and found to be right
+CLOCK = "clock.json"
 
 KEEP_SECONDS = 20.0  # of work that an interrupt may cost at most
 SETBACKS = 3  # returns to the last state, each with half the learning rate, before giving up
@@ -33,16 +35,12 @@ class Journal:
         self.rows: list[dict[str, float]] = []
         self.setbacks = 0
         self.aside: Path | None = None  # where the state of another training was put
-        self._kept = time.monotonic()
+        self.seconds = 0.0  # spent on training until the last state was kept
+        self._kept = self._kept_good = time.monotonic()
 
     @property
     def samples(self) -> Path:
         return self.folder / SAMPLES
-
-    @property
-    def seconds(self) -> float:
-        """Time spent on training before this process took it up."""
-        return self.rows[-1]["seconds"] if self.rows else 0.0
 
     def resume(self, learner: Learner) -> int:
         """Take up what was kept; the number of steps already done, 0 for a fresh start.
@@ -50,15 +48,36 @@ class Journal:
         Raises:
             TrainingError: when the state is damaged.
         """
-        found = training.load_state(self.folder / STATE, learner, fingerprint=self.fingerprint)
-        if found is None:
+        step = self._take_up(STATE, learner)
+        if step is None:
             self._set_aside()
-        else:
-            rows = files.read_numbers(self.folder / CURVE)
-            self.rows = [row for row in rows if row["step"] <= found.step]
-            self.setbacks = found.setbacks
         self.samples.mkdir(parents=True, exist_ok=True)
-        return found.step if found else 0
+        return step or 0
+
+    def follow(self, learner: Learner, step: int) -> None:
+        """Take up what another process has kept, and change nothing.
+
+        Raises:
+            TrainingError: when that is not the state after this step of the same training.
+        """
+        found = self._take_up(STATE, learner)
+        if found != step:
+            raise TrainingError(
+                f"{self.folder}: expected the state after step {step}, as the first process has "
+                f"it, got {'none' if found is None else found}; all machines need the same folder, "
+                "params.yaml and code."
+            )
+
+    def _take_up(self, name: str, learner: Learner) -> int | None:
+        """The number of steps done in a state, which the learner has now; None without one."""
+        found = training.load_state(self.folder / name, learner, fingerprint=self.fingerprint)
+        if found is None:
+            return None
+        rows = files.read_numbers(self.folder / CURVE)
+        self.rows = [row for row in rows if row["step"] <= found.step]
+        self.setbacks = found.setbacks
+        self.seconds = files.read_json(self.folder / CLOCK)["seconds"]
+        return found.step
 
     def _set_aside(self) -> None:
         """Keep what another training left, under another name, until the next one is set aside."""
@@ -74,7 +93,7 @@ class Journal:
         return float(0.5**self.setbacks)
 
     def go_back(self, learner: Learner, reason: DivergedError) -> int:
-        """Return to the last state that was kept; the number of steps done there.
+        """Return to the last state that was known to be good; the number of steps done there.
 
         Raises:
             TrainingError: when that was done three times already.
@@ -85,26 +104,44 @@ class Journal:
                 f"{reason}; {SETBACKS} returns, each with half the learning rate, did not help. "
                 "Try a smaller learning_rate, or precision: fp32."
             ) from reason
-        step = self.resume(learner)
-        self.setbacks = setbacks
-        self.keep(learner, step)
+        seconds = self.seconds
+        step = self._take_up(GOOD, learner) or 0
+        self.setbacks, self.seconds = setbacks, seconds
+        self.keep(learner, step, good=True)
         return step
 
-    def is_due(self) -> bool:
-        """Whether so much work was done since the last ``keep`` that it should not be lost."""
-        return time.monotonic() - self._kept > KEEP_SECONDS
+    def is_due(self, *, good: bool) -> bool:
+        """Whether so much work was done since the last ``keep`` that it should not be lost.
 
-    def keep(self, learner: Learner, step: int) -> None:
+        Args:
+            good: whether losses were reported just now.
+        """
+        kept = self._kept_good if good else self._kept
+        return time.monotonic() - kept > KEEP_SECONDS
+
+    def keep(self, learner: Learner, step: int, *, good: bool) -> bool:
         """Write curve and state; the state last, because it vouches for the curve.
 
         Nothing is written when weights or losses are no numbers: the next report will tell.
+
+        Args:
+            learner: whose state it is.
+            step: how many it has made.
+            good: whether losses were reported just now, and the state may be gone back to.
+
+        Returns:
+            Whether the state was kept.
         """
         if not learner.is_sound():
-            return
+            return False
         files.write_rows(self.folder / CURVE, self.rows)
+        files.write_json(self.folder / CLOCK, {"seconds": self.seconds})
         progress = Progress(step, self.setbacks)
-        training.save_state(self.folder / STATE, learner, progress, fingerprint=self.fingerprint)
+        for name in (GOOD, STATE) if good else (STATE,):
+            training.save_state(self.folder / name, learner, progress, fingerprint=self.fingerprint)
         self._kept = time.monotonic()
+        self._kept_good = self._kept if good else self._kept_good
+        return True
 
     @property
     def run_id(self) -> str | None:

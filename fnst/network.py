@@ -194,9 +194,12 @@ class _InstanceNorm(torch.autograd.Function):
         maps, weight, mean, scale = ctx.saved_tensors
         each = [
             torch.ops.aten.native_batch_norm_backward(
-                grad[None], one[None], weight, None, None, *statistics, True, EPSILON, [True] * 3
+                grad, one, weight, None, None, *statistics, True, EPSILON, [True] * 3
             )
-            for grad, one, *statistics in zip(grads[0], maps, mean, scale, strict=True)
+            # split, because an index and a new axis would lose channels_last
+            for grad, one, *statistics in zip(
+                torch.split(grads[0], 1), torch.split(maps, 1), mean, scale, strict=True
+            )
         ]
         to_maps, to_weight, to_bias = zip(*each, strict=True)
         return torch.cat(to_maps), torch.stack(to_weight).sum(0), torch.stack(to_bias).sum(0)
@@ -225,8 +228,8 @@ def _normalize(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tens
 def _normalize_each(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The same as batch norm of one image after the other: two fused kernels each, on a GPU."""
     each = [
-        torch.native_batch_norm(one[None], weight, bias, None, None, True, 0.0, EPSILON)
-        for one in maps
+        torch.native_batch_norm(one, weight, bias, None, None, True, 0.0, EPSILON)
+        for one in torch.split(maps, 1)
     ]
     normalized, mean, scale = zip(*each, strict=True)
     return torch.cat(normalized), torch.stack(mean), torch.stack(scale)

@@ -107,8 +107,14 @@ class Photos:
         of it, this is number ``part``.
 
         Raises:
-            ParamsError: when the smallest square would be less than a pixel.
+            ParamsError: when the smallest square would be less than a pixel, or a batch cannot be
+                shared equally.
         """
+        if batch_size % parts:
+            raise ParamsError(
+                f"train: expected a batch_size that {parts} processes can share equally, "
+                f"got {batch_size}."
+            )
         if crop_scale * self.size < 1:
             raise ParamsError(f"train: crop_scale {crop_scale} leaves no pixel of a photograph.")
         share = batch_size // parts

@@ -82,7 +82,8 @@ def _train(name: str, wanted: params.Params) -> None:
 
     journal = Journal(DATA / "models" / f"{name}.partial", _fingerprint(described | hashes))
     if distributed.rank():
-        _learn_safely(name, parts, journal)
+        if _learn_safely(name, parts, journal) < parts.steps:
+            sys.exit(130)
         return
     start = journal.resume(parts.learner)
     if journal.aside:
@@ -161,14 +162,19 @@ class Teller:
     def begin(self, start: int) -> None:
         """Count time and steps from here."""
         self.start, self.began, self.before = start, time.monotonic(), self.journal.seconds
-        self.sampled = start
+        self.sampled = int(self.journal.rows[-1]["step"]) if self.journal.rows else 0
+
+    @property
+    def seconds(self) -> float:
+        """Time spent on this training until now, by all processes that took it up."""
+        return self.before + time.monotonic() - self.began
 
     def report(self, step: int, losses: Losses) -> None:
         """Tell the losses, and every so often draw a sample."""
-        plan, seconds = self.parts.plan, time.monotonic() - self.began
-        rate = (step - self.start) * plan.batch_size / seconds
+        plan, seconds = self.parts.plan, self.seconds
+        rate = (step - self.start) * plan.batch_size / (seconds - self.before)
         curves = {**asdict(losses), "images_per_second": rate}
-        self.journal.rows.append({"step": step, **curves, "seconds": self.before + seconds})
+        self.journal.rows.append({"step": step, **curves, "seconds": seconds})
         self.tracked.log(step, curves)
         said = f"{rate:.1f} images/s, content {losses.content:.3f}, style {losses.style:.3f}"
         self.update(step, said)
@@ -205,14 +211,15 @@ def _learn_safely(
 
 def _agreed(change: Callable[[], int], parts: Parts, journal: Journal) -> int:
     """Let the first process change the journal, and the others take up what it says then."""
-    start = change() if distributed.rank() == 0 else 0
-    distributed.wait()
-    return journal.resume(parts.learner) if distributed.rank() else start
+    start = distributed.of_first(change() if distributed.rank() == 0 else 0)
+    if distributed.rank():
+        journal.follow(parts.learner, start)
+    return start
 
 
 def _begin(parts: Parts, journal: Journal, start: int) -> int:
     if not start:
-        journal.keep(parts.learner, 0)  # somewhere to go back to
+        journal.keep(parts.learner, 0, good=True)  # somewhere to go back to
     return start
 
 
@@ -248,9 +255,13 @@ def _learn(
     ):
         if teller and losses:
             teller.report(step, losses)
-        stopping = distributed.any_of(bool(interrupts))
-        if teller and (journal.is_due() or stopping or step == parts.steps):
-            journal.keep(parts.learner, step)
+        due = teller is not None and journal.is_due(good=losses is not None)
+        stopping, keeping = distributed.any_of(bool(interrupts), due)
+        if keeping or stopping or step == parts.steps:
+            distributed.average(parts.learner.meter.sums)  # the state is that of all
+            if teller:
+                journal.seconds = teller.seconds
+                journal.keep(parts.learner, step, good=losses is not None)
         if stopping:
             break
     return step
@@ -286,7 +297,7 @@ def _interrupts() -> Sequence[int]:
 
     def remember(number: int, frame: object) -> None:
         caught.append(number)
-        if not distributed.is_launched():  # torchrun sends each on a second time
+        if not distributed.is_launched():  # torchrun kills by itself, after half a minute
             signal.signal(number, signal.SIG_DFL)
 
     signal.signal(signal.SIGINT, remember)

@@ -17,6 +17,8 @@ from tests.test_train_stage import curve, learn, parts, with_photographs
 
 ROOT = Path(__file__).parents[1]
 
+ON_CPU = {"CUDA_VISIBLE_DEVICES": ""}  # two processes on one GPU would not work
+
 PROGRAM = """
 import sys, time
 from pathlib import Path
@@ -39,7 +41,7 @@ def start(folder, name, *, steps=12, pause=0.0):
     program = folder / "program.py"
     program.write_text(PROGRAM)
     runner = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | ON_CPU
     return subprocess.Popen(
         [*runner, program, folder, name, str(steps), str(pause)],
         env=environment,
@@ -90,6 +92,11 @@ def test_an_interrupt_stops_all_of_them_and_they_go_on_together(folder):
     said, _ = whole.communicate(timeout=120)
     assert whole.returncode == 0, said
     assert torch.equal(drawn(folder, "stopped.partial"), drawn(folder, "whole.partial"))
+    stopped_rows, whole_rows = (
+        curve(journal.Journal(folder / name, "a")) for name in ("stopped.partial", "whole.partial")
+    )
+    for row, same in zip(stopped_rows, whole_rows, strict=True):
+        assert row == pytest.approx(same, rel=1e-6)
 
 
 # --- how many -------------------------------------------------------------------------------------
@@ -141,7 +148,7 @@ def test_a_process_that_is_alone_has_nobody_to_ask():
         assert (distributed.rank(), distributed.world()) == (0, 1)
         values = torch.tensor([1.0, 2.0])
         assert distributed.average(values).tolist() == [1.0, 2.0]
-        assert [distributed.any_of(here) for here in (True, False)] == [True, False]
-        distributed.wait()
+        assert distributed.any_of(True, False) == [True, False]
+        assert distributed.of_first(7) == 7
         network = torch.nn.Linear(1, 1)
         assert distributed.wrap(network) is network

@@ -53,7 +53,8 @@ def kept(folder, parts, steps, upto, fingerprint="a"):
     book = Journal(folder, fingerprint)
     book.resume(parts)
     book.rows = [row(step) for step in range(1, steps + 1)]
-    book.keep(parts, upto)
+    book.seconds = 2.0 * upto
+    book.keep(parts, upto, good=True)
     return book
 
 
@@ -83,7 +84,7 @@ def test_an_interrupted_training_goes_on_after_the_step_that_was_kept(folder, pa
 def test_what_is_no_number_is_not_kept(folder, parts, fresh):
     book = kept(folder, parts, steps=4, upto=4)
     parts.step(torch.full((1, 3, 16, 16), float("nan")), 0.01)
-    book.keep(parts, 5)
+    assert not book.keep(parts, 5, good=True)
     assert Journal(folder, "a").resume(fresh()) == 4
 
 
@@ -103,8 +104,8 @@ def test_the_curve_is_on_disk_before_the_state_that_vouches_for_it(folder, parts
     monkeypatch.setattr(
         files, "write", lambda path, content: (written.append(path.name), write(path, content))
     )
-    book.keep(parts, 1)
-    assert written == ["loss.csv", "state.safetensors"]
+    assert book.keep(parts, 1, good=False)
+    assert written == ["loss.csv", "clock.json", "state.safetensors"]
 
 
 def test_what_another_training_left_is_not_continued_but_set_aside(folder, parts):
@@ -139,6 +140,31 @@ def test_going_back_takes_up_the_last_state_with_half_the_learning_rate(folder, 
         assert torch.equal(weights, kept_weights)
 
 
+def test_going_back_passes_over_what_was_kept_between_two_reports(folder, parts, fresh):
+    """Its losses may already be those of a training that has gone astray."""
+    book = kept(folder, parts, steps=4, upto=4)
+    good = [p.clone() for p in parts.network.parameters()]
+    parts.step(torch.rand(1, 3, 16, 16), 0.5)
+    book.keep(parts, 5, good=False)
+    again = Journal(folder, "a")
+    made = fresh()
+    assert again.resume(made) == 5
+    assert again.go_back(made, DIVERGED) == 4
+    for weights, before in zip(made.network.parameters(), good, strict=True):
+        assert torch.equal(weights, before)
+    assert Journal(folder, "a").resume(fresh()) == 4
+
+
+def test_a_follower_takes_up_the_same_step_or_refuses(folder, parts, fresh):
+    kept(folder, parts, steps=4, upto=4)
+    Journal(folder, "a").follow(fresh(), 4)
+    with pytest.raises(TrainingError, match="after step 5, as the first process has it, got 4"):
+        Journal(folder, "a").follow(fresh(), 5)
+    with pytest.raises(TrainingError, match="got none; all machines need the same folder"):
+        Journal(folder, "b").follow(fresh(), 4)
+    assert Journal(folder, "a").resume(fresh()) == 4
+
+
 def test_a_resumed_training_remembers_that_it_went_back(folder, parts):
     book = kept(folder, parts, steps=4, upto=4)
     book.go_back(parts, DIVERGED)
@@ -160,7 +186,7 @@ def test_after_three_returns_it_is_given_up_with_advice(folder, parts):
 def test_one_can_go_back_to_the_very_beginning(folder, parts):
     book = Journal(folder, "a")
     book.resume(parts)
-    book.keep(parts, 0)
+    book.keep(parts, 0, good=True)
     assert book.go_back(parts, DIVERGED) == 0
     assert book.setbacks == 1
     assert book.samples.is_dir()
@@ -182,11 +208,14 @@ def test_keeping_is_due_when_enough_work_would_be_lost(folder, parts, monkeypatc
     monkeypatch.setattr(time, "monotonic", lambda: now)
     book = Journal(folder, "a")
     now += journal.KEEP_SECONDS - 1
-    assert not book.is_due()
+    assert not book.is_due(good=True)
     now += 2
-    assert book.is_due()
-    book.keep(parts, 1)
-    assert not book.is_due()
+    assert book.is_due(good=True)
+    assert book.keep(parts, 1, good=False)
+    assert not book.is_due(good=False)
+    assert book.is_due(good=True)  # something to go back to has to be as young
+    assert book.keep(parts, 1, good=True)
+    assert not book.is_due(good=True)
 
 
 def test_a_finished_training_leaves_curve_samples_and_run_and_nothing_else(folder, parts, tmp_path):

@@ -72,6 +72,23 @@ def test_starting_later_is_skipping_batches(tmp_path, start):
     assert torch.equal(torch.cat(all_of_them[start:]), torch.cat(later))
 
 
+def test_the_parts_of_a_batch_are_the_batch(tmp_path):
+    distinct(tmp_path, 8)
+    wanted = {"batch_size": 4, "crop": 4, "crop_scale": 0.5, "seed": 0}
+    whole = next(Photos(tmp_path).batches(**wanted, start=3))
+    parts = [next(Photos(tmp_path).batches(**wanted, start=3, part=i, parts=2)) for i in (0, 1)]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused(tmp_path):
+    distinct(tmp_path, 8)
+    batches = Photos(tmp_path).batches(
+        batch_size=4, crop=4, crop_scale=0.5, seed=0, part=0, parts=3
+    )
+    with pytest.raises(ParamsError, match="that 3 processes can share equally, got 4"):
+        next(batches)
+
+
 def test_two_streams_of_one_set_do_not_disturb_each_other(tmp_path):
     opened = distinct(tmp_path / "a", 9)
     alone = [which(batch) for batch in taken(opened, 12)]

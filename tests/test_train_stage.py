@@ -178,7 +178,7 @@ def test_a_training_that_diverges_goes_back_and_ends_well(folder, monkeypatch, c
     assert [row["step"] for row in curve(book)] == list(range(3, 31, 3))
     said = capsys.readouterr().out.splitlines()
     assert said == [
-        "train wave: the loss was nan at step 21: expected a number; going on after step 19 with "
+        "train wave: the loss was nan at step 21: expected a number; going on after step 18 with "
         f"the learning rate times {caution}"
         for caution in ("0.5", "0.25")
     ]
