@@ -112,13 +112,17 @@ class Learner:
         self._update(photos.to(self.device, memory_format=torch.channels_last, non_blocking=True))
 
     def _learn(self, photos: Batch) -> None:
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
+        with self.precision():
             stylized = self._forward(photos)
             terms = self.loss(stylized, photos)
         self.optimizer.zero_grad()
         terms.total.mean().backward()
         self.optimizer.step()
         self.meter.add(terms)
+
+    def precision(self) -> torch.autocast:
+        """For a ``with`` block, in which convolutions are those of the training."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def is_sound(self) -> bool:
         """Whether weights and losses are all numbers; waits for the GPU."""

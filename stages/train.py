@@ -180,7 +180,9 @@ class Teller:
         self.update(step, said)
         due = step // plan.sample_every > self.sampled // plan.sample_every
         if due or step == self.parts.steps:
-            self.sample(step, stylize(self.parts.network, self.parts.sample))
+            with self.parts.learner.precision():
+                picture = stylize(self.parts.network, self.parts.sample)
+            self.sample(step, picture)
 
     def sample(self, step: int, picture: Photo) -> None:
         """Keep a picture of how far the training is."""
