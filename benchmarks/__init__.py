@@ -6,7 +6,6 @@ in the same minutes on the same machine: so that a ratio means something where a
 
 import os
 import platform
-import resource
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, field
@@ -33,21 +32,9 @@ def machine() -> str:
     return f"{model}, {cores} cores"
 
 
-def resident_peak() -> float:
-    """The most bytes of memory that this process has had.
-
-    On Linux, ru_maxrss begins with what the parent of a process had, and VmHWM does not.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
-        return float(lines["VmHWM"].split()[0]) * 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-
-
 PEAK = """
-from benchmarks import resident_peak
-print(resident_peak())
+from fnst import memory
+print(memory.peak())
 """
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import Result, resident_peak, textbook
+from benchmarks import Result, textbook
 from fnst import build, memory, params, training
 from fnst.features import BLOCKS, VGG
 from fnst.losses import PerceptualLoss, Weights
@@ -173,7 +173,7 @@ def _seconds(batch: int) -> float:
     """The time of a step with so many photographs, to the end of what a GPU does."""
     photos = photographs(batch)
     if _on_gpu() and batch != BATCH:
-        globals()["_step"] = made(_by_default())  # a graph is of one size
+        _begin(_by_default())  # a graph is of one size
         for _ in range(5):
             _step(photos)
     return _timed(lambda: _step(photos))
@@ -200,7 +200,7 @@ def _flops() -> int:
 
 def _peak_memory() -> float:
     """Bytes: of the GPU where there is one, else of this process."""
-    return float(torch.cuda.max_memory_allocated()) if _on_gpu() else resident_peak()
+    return float(torch.cuda.max_memory_allocated()) if _on_gpu() else memory.peak()
 
 
 def _timed(work: Callable[[], object]) -> float:

@@ -93,6 +93,7 @@ print(each / step)
 # One process of several, or the only one: the rate of steps at 128 pixels, batch 4 in all.
 RATE = """
 import os, sys, time
+os.environ["CUDA_VISIBLE_DEVICES"] = ""  # it is cores that are compared
 import torch
 rank, cores = int(os.environ.get("RANK", 0)), int(sys.argv[1])
 os.sched_setaffinity(0, range(rank * cores, (rank + 1) * cores))
@@ -178,13 +179,12 @@ def _multiply(folder: Path) -> None:
 
 def _run(folder: Path, program: str, *arguments: object, runner: tuple[str, ...] = ()) -> str:
     """The last line that a program of Python prints there."""
-    chosen = {"CUDA_VISIBLE_DEVICES": ""} if program == RATE else {}
     script = folder / "program.py"
     script.write_text(program)
     done = subprocess.run(
         [sys.executable, *runner, str(script), *map(str, arguments)],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "FNST_ROOT": str(folder), **chosen},
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FNST_ROOT": str(folder)},
         capture_output=True,
         text=True,
     )

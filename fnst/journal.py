@@ -119,8 +119,8 @@ class Journal:
         kept = self._kept_good if good else self._kept
         return time.monotonic() - kept > KEEP_SECONDS
 
-    def keep(self, learner: Learner, step: int, *, good: bool) -> bool:
-        """Write curve and state; the state last, because it vouches for the curve.
+    def keep(self, learner: Learner, step: int, *, good: bool) -> None:
+        """Write curve and state; the state after the curve, because it vouches for it.
 
         Nothing is written when weights or losses are no numbers: the next report will tell.
 
@@ -128,20 +128,16 @@ class Journal:
             learner: whose state it is.
             step: how many it has made.
             good: whether losses were reported just now, and the state may be gone back to.
-
-        Returns:
-            Whether the state was kept.
         """
         if not learner.is_sound():
-            return False
+            return
         files.write_rows(self.folder / CURVE, self.rows)
         files.write_json(self.folder / CLOCK, {"seconds": self.seconds})
         progress = Progress(step, self.setbacks)
-        for name in (GOOD, STATE) if good else (STATE,):
+        for name in (STATE, GOOD) if good else (STATE,):
             training.save_state(self.folder / name, learner, progress, fingerprint=self.fingerprint)
         self._kept = time.monotonic()
         self._kept_good = self._kept if good else self._kept_good
-        return True
 
     @property
     def run_id(self) -> str | None:

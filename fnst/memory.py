@@ -1,6 +1,9 @@
-"""How this process deals with memory that it has no use for at the moment."""
+"""The memory of this process: how much it took, and what becomes of what it frees."""
 
 import ctypes
+import resource
+import sys
+from pathlib import Path
 
 # glibc's malloc.h
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
@@ -19,3 +22,16 @@ def hold() -> bool:
     except (OSError, AttributeError, TypeError):  # not glibc
         return False
     return bool(mallopt(M_MMAP_MAX, 0)) and bool(mallopt(M_TRIM_THRESHOLD, LARGEST))
+
+
+def peak() -> float:
+    """The most bytes of memory that this process has had.
+
+    On Linux, ru_maxrss begins with what the parent of a process had, and VmHWM does not.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return float(lines["VmHWM"].split()[0]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)

@@ -7,11 +7,10 @@ what there is to tell and keep.
 
 import hashlib
 import json
-import resource
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -195,15 +194,17 @@ def _learn_safely(
     name: str, parts: Parts, journal: Journal, teller: Teller | None = None, start: int = 0
 ) -> int:
     """Train until the last step or an interrupt; where it diverges, go back and try again."""
-    interrupts, begun = _interrupts(), start
-    start = _agreed(lambda: _begin(parts, journal, begun), parts, journal)
+    interrupts = _interrupts()
+    if teller and not start:
+        journal.keep(parts.learner, 0, good=True)  # somewhere to go back to
     while True:
+        start = _agreed(start, parts, journal)
         try:
             return _learn(parts, journal, teller, start, interrupts)
-        except DivergedError as error:
-            reason = error
-        start = _agreed(lambda: journal.go_back(parts.learner, reason), parts, journal)  # noqa: B023
-        if teller:
+        except DivergedError as reason:
+            if not teller:
+                continue
+            start = journal.go_back(parts.learner, reason)
             print(
                 f"train {name}: {reason}; going on after step {start} with the learning rate "
                 f"times {journal.caution:g}",
@@ -211,17 +212,11 @@ def _learn_safely(
             )
 
 
-def _agreed(change: Callable[[], int], parts: Parts, journal: Journal) -> int:
-    """Let the first process change the journal, and the others take up what it says then."""
-    start = distributed.of_first(change() if distributed.rank() == 0 else 0)
+def _agreed(start: int, parts: Parts, journal: Journal) -> int:
+    """The first process's step, whose state the others take up."""
+    start = distributed.of_first(start)
     if distributed.rank():
         journal.follow(parts.learner, start)
-    return start
-
-
-def _begin(parts: Parts, journal: Journal, start: int) -> int:
-    if not start:
-        journal.keep(parts.learner, 0, good=True)  # somewhere to go back to
     return start
 
 
@@ -322,10 +317,7 @@ def _summary(journal: Journal, batch_size: int) -> dict[str, float]:
 
 def _peak_memory() -> float:
     """Bytes: of the GPU where there is one, else of this process."""
-    if torch.cuda.is_available():
-        return float(torch.cuda.max_memory_allocated())
-    unit = 1 if sys.platform == "darwin" else 1024
-    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+    return float(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else memory.peak()
 
 
 if __name__ == "__main__":

@@ -40,3 +40,14 @@ def test_what_was_freed_is_there_for_the_next_tensor():
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
     assert memory.hold() is False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak may begin with the parent's")
+def test_the_peak_is_that_of_this_process_and_what_was_freed_counts():
+    program = (
+        "from fnst import memory; a = memory.peak(); bytearray(10**8); print(memory.peak() - a)"
+    )
+    held = bytearray(2 * 10**8)  # a child must not begin with what its parent has
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert float(done.stdout) == pytest.approx(10**8, rel=0.05), done.stderr
+    assert len(held) == 2 * 10**8
