@@ -26,6 +26,12 @@ STRIDE = 4
 # at 1920x1080), so that the two-pass formula takes over.
 ONE_PASS_POSITIONS = 512 * 512
 
+# How far a value is spread when the resolution is doubled. Nearest neighbours leave copies of the
+# maps' low frequencies at periods of 2 and 4 pixels, which a 3x3 convolution cannot take out; the
+# bilinear filter has a threefold zero where these copies lie.
+NEAREST = (1.0, 1.0)
+BILINEAR = (0.25, 0.75, 0.75, 0.25)
+
 EPSILON = 1e-5  # added to the variance, as torch.nn.InstanceNorm2d does
 
 
@@ -40,8 +46,8 @@ class TransformerNetwork(nn.Module):
         width: channels at full resolution (32 in [J16]); doubled by each halving.
         blocks: residual blocks at a quarter of the resolution (5 in [J16]).
         downsampling: ``stride`` as in [J16]; ``max_pool``, a convolution and then pooling.
-        upsampling: ``folded``, nearest neighbour and convolution in one; ``transposed`` as in
-            [J16].
+        upsampling: ``bilinear``, that filter and then a convolution; ``folded``, nearest
+            neighbour and then a convolution; ``transposed`` as in [J16].
     """
 
     def __init__(
@@ -50,11 +56,11 @@ class TransformerNetwork(nn.Module):
         width: int = 32,
         blocks: int = 5,
         downsampling: Literal["stride", "max_pool"] = "stride",
-        upsampling: Literal["folded", "transposed"] = "folded",
+        upsampling: Literal["bilinear", "folded", "transposed"] = "bilinear",
     ) -> None:
         super().__init__()
         down = {"stride": _strided, "max_pool": _pooled}[downsampling]
-        up = {"folded": FoldedUpsampling, "transposed": _transposed}[upsampling]
+        up = {"bilinear": _bilinear, "folded": _nearest, "transposed": _transposed}[upsampling]
         deep = 4 * width
         self.architecture = {
             "width": width,
@@ -106,22 +112,29 @@ class Residual(nn.Module):
 
 
 class FoldedUpsampling(nn.Module):
-    """Double the resolution by nearest neighbour, then convolve 3x3 with reflection padding.
+    """Double the resolution with a fixed filter, then convolve 3x3; the edge is replicated.
 
-    Computed as one transposed convolution at the low resolution, which is the same function with
-    4/9 of the multiplications; its 4x4 kernel cannot overlap unevenly, hence draws no
-    checkerboard ([O16]).
+    Computed as one transposed convolution at the low resolution, the same function: its kernel is
+    the filter's taps convolved with the layer's, and cannot overlap unevenly ([O16]).
+
+    Args:
+        inputs: channels that come in.
+        outputs: channels that go out.
+        taps: the filter that a value of the low resolution is spread by, such as ``BILINEAR``.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, taps: tuple[float, ...]) -> None:
         super().__init__()
         plain = nn.Conv2d(inputs, outputs, 3)
         self.weight = plain.weight
         self.bias = plain.bias
+        self.taps = taps
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d 2*h 2*w"]:
-        padded = F.pad(maps, (1, 1, 1, 1), mode="replicate")
-        return F.conv_transpose2d(padded, fold(self.weight), self.bias, stride=2, padding=3)
+        reach = len(self.taps) // 2
+        padded = F.pad(maps, [reach] * 4, mode="replicate")
+        kernel = fold(self.weight, self.taps)
+        return F.conv_transpose2d(padded, kernel, self.bias, stride=2, padding=3 * reach)
 
 
 class ByRows(nn.Conv2d):
@@ -148,18 +161,22 @@ class ByRows(nn.Conv2d):
         return moved.sum(1) + self.bias.view(1, -1, 1, 1)  # type: ignore[union-attr]
 
 
-def fold(weight: Float[Tensor, "d c 3 3"]) -> Float[Tensor, "c d 4 4"]:
+def fold(weight: Float[Tensor, "d c 3 3"], taps: tuple[float, ...]) -> Float[Tensor, "c d k k"]:
     """Turn the taps of a convolution after doubling into those of one transposed convolution.
 
-    Every low-resolution position reaches four high-resolution ones along an axis; the three taps
-    w0 w1 w2 meet it there as w2, w1 + w2, w0 + w1 and w0.
+    A value of the low resolution reaches its neighbours of the high one by the filter, and from
+    there, in opposite order, by the convolution: along each axis one is convolved with the other.
     """
-    return _fold_axis(_fold_axis(weight, 2), 3).transpose(0, 1)
+    return _fold_axis(_fold_axis(weight, 2, taps), 3, taps).transpose(0, 1)
 
 
-def _fold_axis(weight: Tensor, axis: int) -> Tensor:
-    w0, w1, w2 = weight.unbind(axis)
-    return torch.stack((w2, w1 + w2, w0 + w1, w0), axis)
+def _fold_axis(weight: Tensor, axis: int, taps: tuple[float, ...]) -> Tensor:
+    before = [0] * 2 * (3 - axis)  # F.pad counts axes from the last
+    shifted = [
+        F.pad(weight.flip(axis) * tap, [*before, place, len(taps) - 1 - place])
+        for place, tap in enumerate(taps)
+    ]
+    return torch.stack(shifted).sum(0)
 
 
 class InstanceNorm(nn.Module):
@@ -245,6 +262,14 @@ def _strided(inputs: int, outputs: int) -> nn.Module:
 
 def _pooled(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(_convolution(inputs, outputs, 3), nn.MaxPool2d(2))
+
+
+def _bilinear(inputs: int, outputs: int) -> nn.Module:
+    return FoldedUpsampling(inputs, outputs, BILINEAR)
+
+
+def _nearest(inputs: int, outputs: int) -> nn.Module:
+    return FoldedUpsampling(inputs, outputs, NEAREST)
 
 
 def _transposed(inputs: int, outputs: int) -> nn.Module:

@@ -80,7 +80,7 @@ class Network:
     width: Annotated[int, Range(1, 512)]  # channels of the first layer
     blocks: Annotated[int, Range(0, 64)]  # residual blocks
     downsampling: Literal["stride", "max_pool"]
-    upsampling: Literal["folded", "transposed"]
+    upsampling: Literal["bilinear", "folded", "transposed"]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 from fnst import build, features, images, params
 from fnst.errors import CheckpointError, ImageError, ParamsError
 from fnst.images import Picture
-from fnst.losses import gram_matrix
+from fnst.losses import moments
 
 SHAPE = params.Network(width=4, blocks=1, downsampling="max_pool", upsampling="transposed")
 LOSS = params.Loss("small", "relu2_1", {"relu1_1": 0.5, "relu3_1": 0.25})
@@ -73,7 +73,7 @@ def test_the_target_is_the_painting_at_its_size(picture, small_vgg_file):
     loss = made(picture, small_vgg_file)
     painting = images.fit(images.load(picture).rgb, 48)
     maps = features.load(small_vgg_file)(painting, ["relu3_1"])["relu3_1"]
-    assert_close(loss.get_buffer("gram_relu3_1"), gram_matrix(maps))
+    assert_close(loss.get_buffer("covariance_relu3_1"), moments(maps).covariance)
 
 
 def test_the_loss_network_convolves_in_the_precision_that_was_chosen(picture, small_vgg_file):

@@ -52,8 +52,8 @@ def test_the_style_itself_has_no_style_left_to_lose(loss):
 
 def test_scores_of_flat_pictures_can_be_worked_out_by_hand(loss):
     (score,) = evaluate(Always(flat(0.25)), loss, [("a.jpg", flat(1.0))])
-    # Relative distance of Gram matrices: (v * v - 0.25) / 0.25 for a flat picture v.
-    style, before = 2 * (1 - 0.25) ** 2, 2 * (4 - 1) ** 2
+    # Relative distance of means: (v - 0.5) / 0.5 for a flat picture v.
+    style, before = 2 * (0.25 / 0.5) ** 2, 2 * (0.5 / 0.5) ** 2
     content = 0.75**2 / 0.25
     assert score.style == pytest.approx(style, rel=1e-4)
     assert score.content == pytest.approx(content, rel=1e-4)

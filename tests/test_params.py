@@ -51,7 +51,7 @@ def test_fnst_root_says_where_params_are(monkeypatch, tmp_path):
 
 def test_the_chosen_recipe_is_the_one_that_is_named(load):
     assert load({"recipe": "seed"}).chosen.network.upsampling == "transposed"
-    assert load({"recipe": "coco"}).chosen.network.upsampling == "folded"
+    assert load({"recipe": "coco"}).chosen.network.upsampling == "bilinear"
 
 
 def test_a_style_needs_only_its_image(load):
@@ -150,7 +150,7 @@ REFUSED = {
     ),
     "another choice": (
         {"recipes/laptop/network/upsampling": "fold"},
-        r"upsampling: expected folded or transposed, got 'fold'",
+        r"upsampling: expected bilinear or folded or transposed, got 'fold'",
     ),
     "both steps and epochs": (
         {"recipes/laptop/train/epochs": 2},
