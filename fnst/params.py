@@ -33,6 +33,7 @@ class Range:
 Weight = Annotated[float, Range(0)]
 Count = Annotated[int, Range(1)]
 Pixels = Annotated[int, Range(32, 4096)]
+Strength = Annotated[float, Range(0.001, 1000)]
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Style:
 
     image: str  # a path, a name of the catalogue, or a URL with #sha256=
     size: Pixels = 512  # short side, pixels
+    strength: Strength = 1.0  # times style_weight: the one knob of a style
     content_weight: Weight = 1.0
     style_weight: Annotated[float, Range(0.001)] = 12.0
     variation_weight: Weight = 0.0

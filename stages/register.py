@@ -109,8 +109,8 @@ untouched photographs score
 ## How it was made
 
 {trained["steps"]} steps on {trained["photographs"]} photographs, recipe `{tags["recipe"]}`, \
-content weight {style["content_weight"]:g}, style weight {style["style_weight"]:g}, loss network \
-`{loss["network"]}`.
+strength {style.get("strength", 1):g} (content weight {style["content_weight"]:g}, style weight \
+{style["style_weight"]:g}), loss network `{loss["network"]}`.
 
 {origin}
 - weights_sha256: `{card["weights_sha256"]}`

@@ -56,7 +56,14 @@ def test_the_chosen_recipe_is_the_one_that_is_named(load):
 
 def test_a_style_needs_only_its_image(load):
     style = load({"styles/great-wave": {"image": "great-wave"}}).style("great-wave")
-    assert style == params.Style("great-wave", 512, 1.0, 12.0, 0.0)
+    assert style == params.Style(
+        "great-wave",
+        size=512,
+        strength=1.0,
+        content_weight=1.0,
+        style_weight=12.0,
+        variation_weight=0.0,
+    )
 
 
 def test_whole_numbers_are_numbers_too(load):
@@ -133,6 +140,10 @@ REFUSED = {
     "no layer that counts": (
         {"loss/style_layers": {"relu1_1": 0}},
         "at least one layer that counts",
+    ),
+    "no strength at all": (
+        {"styles/indigo-wave/strength": 0},
+        r"indigo-wave: strength: expected 0.001 to 1000, got 0",
     ),
     "infinity": ({"styles/indigo-wave/style_weight": float("inf")}, r"0.001 or more, got inf"),
     "not a number": ({"styles/indigo-wave/style_weight": float("nan")}, r"0.001 or more, got nan"),
