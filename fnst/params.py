@@ -122,6 +122,16 @@ class Evaluate:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """The most that a version may measure and still become champion; null is no limit."""
+
+    grid_ratio: Weight | None = None  # a checkerboard's peak, over the photograph's own
+    border_ratio: Weight | None = None  # the error along the border over that inside
+    clipped: Weight | None = None  # the share of pixels whose every channel is at its end
+    flat: Weight | None = None  # the share of the area in which nothing happens
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What differs in scale from one recipe to the next."""
 
@@ -138,6 +148,7 @@ class Params:
     recipe: str
     styles: Mapping[str, Style]
     loss: Loss
+    gate: Gate
     recipes: Mapping[str, Recipe]
 
     def __post_init__(self) -> None:

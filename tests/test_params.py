@@ -66,6 +66,11 @@ def test_a_style_needs_only_its_image(load):
     )
 
 
+def test_a_limit_of_the_gate_may_be_left_out_or_null(load):
+    gate = load({"gate": {"grid_ratio": 2, "flat": None}}).gate
+    assert gate == params.Gate(grid_ratio=2.0)
+
+
 def test_whole_numbers_are_numbers_too(load):
     rate = load({"recipes/laptop/train/learning_rate": 1}).chosen.train.learning_rate
     assert rate == 1.0
@@ -133,6 +138,11 @@ REFUSED = {
         r"crop: expected 32 to 4096, got 5000",
     ),
     "no number": ({"styles/indigo-wave/size": None}, r"size: expected a whole number, got None"),
+    "a limit below zero": (
+        {"gate/grid_ratio": -1},
+        r"gate: grid_ratio: expected 0 or more or null, got -1",
+    ),
+    "a limit of something else": ({"gate/grids": 1}, r"gate: unknown key 'grids'; expected one"),
     "a crop that cannot be halved twice": (
         {"recipes/laptop/train/crop": 130},
         "crop: expected a multiple of 4, .* got 130",
@@ -235,7 +245,7 @@ def leaves(kind):
             yield field.name
 
 
-SECTIONS = (params.Style, params.Loss, params.Recipe)
+SECTIONS = (params.Style, params.Loss, params.Gate, params.Recipe)
 
 
 @pytest.mark.parametrize("name", sorted({"recipe", *(n for s in SECTIONS for n in leaves(s))}))

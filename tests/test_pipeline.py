@@ -150,7 +150,7 @@ def test_repro_trains_and_registers_every_style(project):
     assert versions["one", 1]["aliases"] == ["champion"]
     metrics = json.loads((project.folder / "data/results/one/metrics.json").read_text())
     assert versions["one", 1]["metrics"]["total"] == pytest.approx(metrics["total"], rel=1e-4)
-    assert "champion: the first version of its style" in project.output
+    assert "register one: version 1 passed: the first version of its style" in project.output
 
 
 def test_training_and_held_out_photographs_are_what_params_say(project):
