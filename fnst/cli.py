@@ -459,6 +459,48 @@ def _needs_table(found: Sequence[Any]) -> None:
     _print_wide(table)
 
 
+@app.command(
+    epilog=_examples(
+        "`fnst sweep` draws the first style of params.yaml at strengths 0.25 to 4",
+        "`fnst sweep --style great-wave --strengths 0.5,1,2 --photo cat.jpg`",
+    )
+)
+def sweep(
+    style: Annotated[
+        str | None, typer.Option("--style", "-s", help="A row of params.yaml; else the first.")
+    ] = None,
+    strengths: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBERS", help="As in 0.5,1,2; 0.25,0.5,1,2,4 if nothing is said."),
+    ] = None,
+    photo: Annotated[
+        Path | None,
+        typer.Option(readable=False, help="What to show them on; else a held-out photograph."),
+    ] = None,
+) -> None:
+    """Train a style at several strengths, and draw content against style, a picture per point.
+
+    Each strength takes a whole training, once. Interrupted, it goes on where it stopped.
+    """
+    _check_project()
+    from fnst import params
+    from fnst import sweep as sweeping
+
+    wanted = _numbers(strengths) if strengths else sweeping.STRENGTHS
+    style = style or next(iter(params.load().styles))
+    print(f"The trade-off of {style} is in {sweeping.sweep(style, wanted, photo)}")
+
+
+def _numbers(text: str) -> list[float]:
+    from fnst import params
+
+    try:
+        given = [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"expected numbers such as 0.5,1,2, got {text!r}") from error
+    return [params.read(params.Strength, number, "--strengths") for number in given]
+
+
 @app.command(epilog=_examples("`fnst summary`"))
 def summary() -> None:
     """Say what the last `dvc repro` made, stylize a photograph with it, and say where to look."""

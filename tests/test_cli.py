@@ -20,7 +20,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 Usage = namedtuple("Usage", "total used free")
 GATE = {1: "passed: the first version of its style", 2: "refused: worse than version 1"}
-COMMANDS = ("stylize", "models", "show", "promote", "ui", "needs", "summary")
+COMMANDS = ("stylize", "models", "show", "promote", "ui", "needs", "sweep", "summary")
 
 
 @pytest.fixture(scope="session")
@@ -242,6 +242,8 @@ def test_a_model_that_is_damaged_in_the_store_too_is_refused(fnst, place):
         ("show -m 7", "Style ink has no version 7; its versions: 1, 2."),
         ("show -a best", "Style ink has no alias 'best'; its versions: 2, 1."),
         ("promote 7", "Style ink has no version 7; its versions: 1, 2."),
+        ("sweep --strengths 1,0", "--strengths: expected 0.001 to 1000, got 0.0."),
+        ("sweep -s inc", "there is no style 'inc'"),
         ("models -s inc", "no registered style 'inc'; did you mean 'ink'?"),
         ("summary", "Nothing is registered from this folder yet; run `dvc repro` first."),
     ],
@@ -264,6 +266,7 @@ def test_an_error_is_one_sentence_and_nothing_is_written(fnst, words, sentence):
         ("stylize photo.jpg --model-versions 1", "No such option: --model-versions"),
         ("stylize photo.jpg -m 0", "greater than or"),
         ("stylize photo.jpg -m one", "valid integer"),
+        ("sweep --strengths 1,strong", "expected numbers such as 0.5,1,2, got '1,strong'"),
         ("stylize photo.jpg -m 1 -a champion", "either --model-version or --alias"),
         ("stylize photo.jpg other.png -o one.png", "one.png is one file, but there are 2 photos"),
     ],
