@@ -57,7 +57,14 @@ def loss(
         painting(picture, style.size).to(device, memory_format=torch.channels_last),
         content_layer=wanted.content_layer,
         style_layers=wanted.style_layers,
-        weights=Weights(style.content_weight, style.style_weight, style.variation_weight),
+        weights=weights(style),
+    )
+
+
+def weights(style: params.Style) -> Weights:
+    """How much each term counts; ``strength`` multiplies the painting's share."""
+    return Weights(
+        style.content_weight, style.strength * style.style_weight, style.variation_weight
     )
 
 

@@ -299,6 +299,8 @@ def models(
                 "aliases": list(v.aliases),
                 "created": v.created.isoformat(),
                 "run_id": v.run_id,
+                "gate": str(v.verdict) if v.verdict else None,
+                "forced": v.forced,
                 "metrics": v.metrics,
             }
             for v in found
@@ -312,7 +314,7 @@ def models(
 
 def _table(found: Sequence[Any]) -> None:
     table = _plain_table(
-        ("style", "version", "alias", "registered"), ("content", "style loss", "total")
+        ("style", "version", "alias", "gate", "registered"), ("content", "style loss", "total")
     )
     for v in found:
         numbers = [f"{v.metrics[k]:.3f}" if k in v.metrics else "" for k in ("content", "style")]
@@ -320,7 +322,8 @@ def _table(found: Sequence[Any]) -> None:
         share = f" ({v.metrics['relative_total']:.0%})" if "relative_total" in v.metrics else ""
         moment = v.created.astimezone().strftime("%Y-%m-%d %H:%M")
         aliases = ", ".join(v.aliases)
-        table.add_row(v.style, str(v.number), aliases, moment, *numbers, total + share)
+        gate = "forced" if v.forced else v.verdict.word if v.verdict else ""
+        table.add_row(v.style, str(v.number), aliases, gate, moment, *numbers, total + share)
     _print_wide(table)
     print("\nLosses on held-out photographs; in brackets, the share of the untouched ones' loss.")
 
@@ -354,8 +357,10 @@ def show(style: Style = None, number: Number = None, alias: Alias = None) -> Non
     version = registry.get(style, number) if number else _aliased(style, alias)
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
     print(f"{version.style} version {version.number}{aliases}, run {version.run_id}")
-    if gate := version.tags.get("gate"):
-        print(gate)
+    if version.verdict:
+        print(f"gate: {version.verdict}")
+    if version.forced:
+        print(f"made champion {version.forced}")
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.markdown import Markdown
@@ -376,16 +381,28 @@ def _aliased(style: str, alias: str | None) -> Any:
     raise RegistryError(f"Style {style} has no alias {wanted!r}; its versions: {numbers}.")
 
 
-@app.command(epilog=_examples("`fnst promote 2`", "`fnst promote 2 --style great-wave`"))
+@app.command(
+    epilog=_examples(
+        "`fnst promote 2`",
+        "`fnst promote 2 --style great-wave`",
+        "`fnst promote 2 --force` although the gate refused it",
+    )
+)
 def promote(
     number: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="The new champion.")],
     style: Style = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Even a version that the gate refused; it is written on it by whom."
+        ),
+    ] = False,
 ) -> None:
     """Make a version the champion, which is what `fnst stylize` uses when none is named."""
     _check_project()
     from fnst import registry
 
-    version = registry.promote(style or registry.only_style(), number)
+    version = registry.promote(style or registry.only_style(), number, force=force)
     print(f"{version.style}: version {version.number} is the champion now")
 
 
@@ -440,6 +457,48 @@ def _needs_table(found: Sequence[Any]) -> None:
         cost = "unknown" if each.transfer is None else readable(each.transfer)
         table.add_row(each.use, each.source, count, cost, each.whence)
     _print_wide(table)
+
+
+@app.command(
+    epilog=_examples(
+        "`fnst sweep` draws the first style of params.yaml at strengths 0.25 to 4",
+        "`fnst sweep --style great-wave --strengths 0.5,1,2 --photo cat.jpg`",
+    )
+)
+def sweep(
+    style: Annotated[
+        str | None, typer.Option("--style", "-s", help="A row of params.yaml; else the first.")
+    ] = None,
+    strengths: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBERS", help="As in 0.5,1,2; 0.25,0.5,1,2,4 if nothing is said."),
+    ] = None,
+    photo: Annotated[
+        Path | None,
+        typer.Option(readable=False, help="What to show them on; else a held-out photograph."),
+    ] = None,
+) -> None:
+    """Train a style at several strengths, and draw content against style, a picture per point.
+
+    Each strength takes a whole training, once. Interrupted, it goes on where it stopped.
+    """
+    _check_project()
+    from fnst import params
+    from fnst import sweep as sweeping
+
+    wanted = _numbers(strengths) if strengths else sweeping.STRENGTHS
+    style = style or next(iter(params.load().styles))
+    print(f"The trade-off of {style} is in {sweeping.sweep(style, wanted, photo)}")
+
+
+def _numbers(text: str) -> list[float]:
+    from fnst import params
+
+    try:
+        given = [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"expected numbers such as 0.5,1,2, got {text!r}") from error
+    return [params.read(params.Strength, number, "--strengths") for number in given]
 
 
 @app.command(epilog=_examples("`fnst summary`"))

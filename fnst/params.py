@@ -34,6 +34,7 @@ Weight = Annotated[float, Range(0)]
 Count = Annotated[int, Range(1)]
 Pixels = Annotated[int, Range(32, 4096)]
 Judged = Annotated[int, Range(48, 4096)]  # pixels; below, a picture is nearly all border
+Strength = Annotated[float, Range(0.001, 1000)]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Style:
 
     image: str  # a path, a name of the catalogue, or a URL with #sha256=
     size: Pixels = 512  # short side, pixels
+    strength: Strength = 1.0  # times style_weight: the one knob of a style
     content_weight: Weight = 1.0
     style_weight: Annotated[float, Range(0.001)] = 12.0
     variation_weight: Weight = 0.0
@@ -139,6 +141,16 @@ class Gatys:
 
 
 @dataclass(frozen=True)
+class Gate:
+    """The most that a version may measure and still become champion; null is no limit."""
+
+    grid_ratio: Weight | None = None  # a checkerboard's peak, over the photograph's own
+    border_ratio: Weight | None = None  # the error along the border over that inside
+    clipped: Weight | None = None  # the share of pixels whose every channel is at its end
+    flat: Weight | None = None  # the share of the area in which nothing happens
+
+
+@dataclass(frozen=True)
 class Recipe:
     """What differs in scale from one recipe to the next."""
 
@@ -156,6 +168,7 @@ class Params:
     recipe: str
     styles: Mapping[str, Style]
     loss: Loss
+    gate: Gate
     recipes: Mapping[str, Recipe]
 
     def __post_init__(self) -> None:

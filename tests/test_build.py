@@ -1,5 +1,7 @@
 """params.yaml's values arrive in the parts that they are meant for."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -7,11 +9,13 @@ from torch.testing import assert_close
 from fnst import build, features, images, params
 from fnst.errors import CheckpointError, ImageError, ParamsError
 from fnst.images import Picture
-from fnst.losses import moments
+from fnst.losses import Weights, moments
 
 SHAPE = params.Network(width=4, blocks=1, downsampling="max_pool", upsampling="transposed")
 LOSS = params.Loss("small", "relu2_1", {"relu1_1": 0.5, "relu3_1": 0.25})
-STYLE = params.Style("wave.png", 48, 2.0, 3.0, 5.0)
+STYLE = params.Style(
+    "wave.png", size=48, content_weight=2.0, style_weight=3.0, variation_weight=5.0
+)
 
 
 @pytest.fixture
@@ -67,6 +71,11 @@ def test_every_value_of_the_loss_is_in_its_place(picture, small_vgg_file):
     assert loss.style_layers == {"relu1_1": 0.5, "relu3_1": 0.25}
     weights = loss.weights
     assert (weights.content, weights.style, weights.variation) == (2.0, 3.0, 5.0)
+
+
+def test_strength_multiplies_what_the_painting_counts_and_nothing_else():
+    stronger = dataclasses.replace(STYLE, strength=4.0)
+    assert build.weights(stronger) == Weights(content=2.0, style=12.0, variation=5.0)
 
 
 def test_the_target_is_the_painting_at_its_size(picture, small_vgg_file):

@@ -1,5 +1,6 @@
 """The command line, on a real sqlite store that holds two versions of a tiny style."""
 
+import getpass
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 Usage = namedtuple("Usage", "total used free")
-COMMANDS = ("stylize", "models", "show", "promote", "ui", "needs", "summary")
+GATE = {1: "passed: the first version of its style", 2: "refused: worse than version 1"}
+COMMANDS = ("stylize", "models", "show", "promote", "ui", "needs", "sweep", "summary")
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +53,7 @@ def projects(tmp_path_factory):
                     style="ink",
                     run_id=run.id,
                     metrics={"content": 0.5, "style": 0.75, "total": 9.5, "relative_total": 0.25},
-                    tags={"gate": f"gate of {number}"},
+                    tags={"gate": GATE[number]},
                     card=f"# ink\n\nThe card [of] version {number}.",
                 )
         registry.promote("ink", 1)
@@ -239,6 +242,8 @@ def test_a_model_that_is_damaged_in_the_store_too_is_refused(fnst, place):
         ("show -m 7", "Style ink has no version 7; its versions: 1, 2."),
         ("show -a best", "Style ink has no alias 'best'; its versions: 2, 1."),
         ("promote 7", "Style ink has no version 7; its versions: 1, 2."),
+        ("sweep --strengths 1,0", "--strengths: expected 0.001 to 1000, got 0.0."),
+        ("sweep -s inc", "there is no style 'inc'"),
         ("models -s inc", "no registered style 'inc'; did you mean 'ink'?"),
         ("summary", "Nothing is registered from this folder yet; run `dvc repro` first."),
     ],
@@ -261,6 +266,7 @@ def test_an_error_is_one_sentence_and_nothing_is_written(fnst, words, sentence):
         ("stylize photo.jpg --model-versions 1", "No such option: --model-versions"),
         ("stylize photo.jpg -m 0", "greater than or"),
         ("stylize photo.jpg -m one", "valid integer"),
+        ("sweep --strengths 1,strong", "expected numbers such as 0.5,1,2, got '1,strong'"),
         ("stylize photo.jpg -m 1 -a champion", "either --model-version or --alias"),
         ("stylize photo.jpg other.png -o one.png", "one.png is one file, but there are 2 photos"),
     ],
@@ -334,10 +340,10 @@ def test_even_the_unexpected_is_one_sentence(fnst, place):
 
 def test_models_are_listed_whole_where_nobody_watches(fnst):
     heading, newest, oldest, *rest = fnst("models").out.splitlines()
-    assert heading.split()[:4] == ["style", "version", "alias", "registered"]
-    assert heading.split()[4:] == ["content", "style", "loss", "total"]
+    assert heading.split()[:4] == ["style", "version", "alias", "gate"]
+    assert heading.split()[4:] == ["registered", "content", "style", "loss", "total"]
     assert newest.split()[:2] == ["ink", "2"]
-    assert oldest.split()[:3] == ["ink", "1", "champion"]
+    assert oldest.split()[:4] == ["ink", "1", "champion", "passed"]
     assert oldest.split()[-4:] == ["0.500", "0.750", "9.500", "(25%)"]
     assert "held-out photographs" in rest[-1]
 
@@ -347,6 +353,7 @@ def test_models_as_json_are_for_programs(fnst):
     assert (newest["style"], newest["version"], newest["aliases"]) == ("ink", 2, [])
     assert (oldest["version"], oldest["aliases"]) == (1, ["champion"])
     assert oldest["metrics"]["total"] == 9.5
+    assert (newest["gate"], newest["forced"]) == (GATE[2], None)
 
 
 @pytest.mark.parametrize(
@@ -355,15 +362,33 @@ def test_models_as_json_are_for_programs(fnst):
 def test_show_has_the_card_of_each_version(fnst, words, number):
     said = fnst("show", *words.split()).out
     assert f"ink version {number}" in said
-    assert f"gate of {number}" in said
+    assert f"gate: {GATE[number]}\n" in said
     assert f"The card [of] version {number}." in said
 
 
 def test_promote_moves_the_champion(fnst):
     fnst("stylize", "photo.jpg")
-    assert fnst("promote", "2").out == "ink: version 2 is the champion now\n"
+    assert fnst("promote", "2", "--force").out == "ink: version 2 is the champion now\n"
     assert "version 2 (champion)" in fnst("show").out
     assert "ink version 2" in fnst("stylize", "photo.jpg").out
+    assert fnst("promote", "1").out == "ink: version 1 is the champion now\n"
+
+
+def test_what_the_gate_refused_is_promoted_only_by_force_which_is_written_down(fnst):
+    said = fnst("promote", "2", code=1)
+    assert said.err == (
+        "error: ink version 2 was refused: worse than version 1; "
+        "`fnst promote 2 --style ink --force` makes it champion all the same.\n"
+    )
+    assert "version 1 (champion)" in fnst("show").out
+    fnst("promote", "2", "--force")
+    newest = json.loads(fnst("models", "--json").out)[0]
+    written = newest["forced"]
+    assert written.startswith(f"by {getpass.getuser()} on {datetime.now(UTC).year}-")
+    assert written.endswith("although it was refused: worse than version 1")
+    assert f"made champion {written}\n" in fnst("show").out
+    newest, _ = fnst("models").out.splitlines()[1:3]
+    assert newest.split()[:4] == ["ink", "2", "champion", "forced"]
 
 
 def test_summary_says_what_was_made_and_what_to_do_next(fnst, place):

@@ -56,7 +56,19 @@ def test_the_chosen_recipe_is_the_one_that_is_named(load):
 
 def test_a_style_needs_only_its_image(load):
     style = load({"styles/great-wave": {"image": "great-wave"}}).style("great-wave")
-    assert style == params.Style("great-wave", 512, 1.0, 12.0, 0.0)
+    assert style == params.Style(
+        "great-wave",
+        size=512,
+        strength=1.0,
+        content_weight=1.0,
+        style_weight=12.0,
+        variation_weight=0.0,
+    )
+
+
+def test_a_limit_of_the_gate_may_be_left_out_or_null(load):
+    gate = load({"gate": {"grid_ratio": 2, "flat": None}}).gate
+    assert gate == params.Gate(grid_ratio=2.0)
 
 
 def test_whole_numbers_are_numbers_too(load):
@@ -131,6 +143,11 @@ REFUSED = {
         r"crop: expected 32 to 4096, got 5000",
     ),
     "no number": ({"styles/indigo-wave/size": None}, r"size: expected a whole number, got None"),
+    "a limit below zero": (
+        {"gate/grid_ratio": -1},
+        r"gate: grid_ratio: expected 0 or more or null, got -1",
+    ),
+    "a limit of something else": ({"gate/grids": 1}, r"gate: unknown key 'grids'; expected one"),
     "a crop that cannot be halved twice": (
         {"recipes/laptop/train/crop": 130},
         "crop: expected a multiple of 4, .* got 130",
@@ -138,6 +155,10 @@ REFUSED = {
     "no layer that counts": (
         {"loss/style_layers": {"relu1_1": 0}},
         "at least one layer that counts",
+    ),
+    "no strength at all": (
+        {"styles/indigo-wave/strength": 0},
+        r"indigo-wave: strength: expected 0.001 to 1000, got 0",
     ),
     "infinity": ({"styles/indigo-wave/style_weight": float("inf")}, r"0.001 or more, got inf"),
     "not a number": ({"styles/indigo-wave/style_weight": float("nan")}, r"0.001 or more, got nan"),
@@ -241,7 +262,7 @@ def leaves(kind):
             yield field.name
 
 
-SECTIONS = (params.Style, params.Loss, params.Recipe)
+SECTIONS = (params.Style, params.Loss, params.Gate, params.Recipe)
 
 
 @pytest.mark.parametrize("name", sorted({"recipe", *(n for s in SECTIONS for n in leaves(s))}))
