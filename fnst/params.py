@@ -90,6 +90,7 @@ class Network:
 class Train:
     """How long, on what and how fast to learn."""
 
+    init: str  # what training begins with: base, scratch, or a version such as great-wave@3
     steps: Count | None  # exactly one of steps and epochs is given
     epochs: Annotated[float, Range(0.001)] | None
     batch_size: Count
@@ -103,6 +104,11 @@ class Train:
     sample_every: Count
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"base|scratch|[a-z0-9-]+@[1-9][0-9]*", self.init):
+            raise ParamsError(
+                "train: init: expected base, scratch, or a registered version such as "
+                f"great-wave@3, got {self.init!r}."
+            )
         if (self.steps is None) == (self.epochs is None):
             raise ParamsError(
                 "train: expected either steps or epochs, the other one null; "

@@ -190,9 +190,13 @@ REFUSED = {
         {"recipes/laptop/network/upsampling": "fold"},
         r"upsampling: expected bilinear or folded or transposed, got 'fold'",
     ),
+    "nothing to begin with": (
+        {"recipes/laptop/train/init": "great-wave"},
+        r"init: expected base, scratch, or a registered version such as great-wave@3, got 'great-w",
+    ),
     "both steps and epochs": (
         {"recipes/laptop/train/epochs": 2},
-        r"either steps or epochs, the other one null; got steps: 2900, epochs: 2",
+        r"either steps or epochs, the other one null; got steps: 600, epochs: 2",
     ),
     "neither steps nor epochs": (
         {"recipes/laptop/train/steps": None},
