@@ -8,14 +8,17 @@ References:
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from fnst.errors import DeviceError
 from fnst.network import STRIDE, TransformerNetwork
 
-Image = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
-Paint = Callable[[Image], Image]  # one picture in, the same size out
+# sRGB: in [0, 1], or 0..255, which is a quarter of the memory.
+Image = Float[Tensor, "b 3 h w"] | UInt8[Tensor, "b 3 h w"]
+
+# One picture in, the same size and dtype out.
+Paint = Callable[[Image], Image]
 
 # A picture is continued beyond its edges by so many pixels of its own reflection, which are cut off
 # afterwards; [J16]'s supplement does so by 40. What a network draws near an edge comes from the
@@ -27,15 +30,19 @@ MARGIN = 16
 
 @torch.inference_mode()
 def stylize(network: TransformerNetwork, image: Image) -> Image:
-    """Stylize pictures of any size, 1x1 included, in float32 on the network's own device."""
+    """Stylize pictures of any size, 1x1 included, in float32 on the network's own device.
+
+    The result has the picture's dtype and is where the picture is.
+    """
     _, _, h, w = image.shape
     device = next(network.parameters()).device
-    extended = extend(image.to(device)).contiguous(memory_format=torch.channels_last)
+    extended = to_floats(extend(image.to(device))).contiguous(memory_format=torch.channels_last)
     stylized: Tensor = network(extended)
-    return stylized[..., MARGIN : MARGIN + h, MARGIN : MARGIN + w].to(image.device)
+    middle = stylized[..., MARGIN : MARGIN + h, MARGIN : MARGIN + w]
+    return from_floats(middle, image.dtype).to(image.device)
 
 
-def extend(image: Image) -> Float[Tensor, "b 3 _ _"]:
+def extend(image: Image) -> Float[Tensor, "b 3 _ _"] | UInt8[Tensor, "b 3 _ _"]:
     """Reflect a picture beyond its edges, to sides that are multiples of 4."""
     rows, columns = (beyond(side).to(image.device) for side in image.shape[2:])
     return image.index_select(2, rows).index_select(3, columns)
@@ -43,10 +50,24 @@ def extend(image: Image) -> Float[Tensor, "b 3 _ _"]:
 
 def beyond(side: int) -> Int64[Tensor, " extended"]:
     """Of every place along an extended side, the place of the picture that is seen there."""
-    extended = -(-(side + 2 * MARGIN) // STRIDE) * STRIDE
     period = max(1, 2 * (side - 1))  # to and fro between the first and the last
-    there = torch.arange(-MARGIN, extended - MARGIN) % period
+    there = torch.arange(-MARGIN, reach(side) - MARGIN) % period
     return torch.minimum(there, period - there).clamp(max=side - 1)
+
+
+def reach(side: int) -> int:
+    """The side that a picture is extended to before a network sees it."""
+    return -(-(side + 2 * MARGIN) // STRIDE) * STRIDE
+
+
+def to_floats(image: Image) -> Float[Tensor, "b 3 h w"]:
+    """The picture in [0, 1]."""
+    return image if image.is_floating_point() else image.float().div_(255)
+
+
+def from_floats(image: Float[Tensor, "b 3 h w"], dtype: torch.dtype) -> Image:
+    """The picture in the dtype of another: the nearest of 256 levels where it is uint8."""
+    return image.to(dtype) if dtype.is_floating_point else image.mul(255).round_().to(dtype)
 
 
 def device(name: str = "auto") -> torch.device:
