@@ -117,6 +117,7 @@ class Job:
         "`fnst stylize --model-version 3 photo.jpg` uses version 3",
         "`fnst stylize --style great-wave -o painted/ *.jpg` fills a folder",
         "`fnst stylize -o wave.png --overwrite photo.jpg` names the result",
+        "`fnst stylize --max-memory 2GB panorama.tif` paints 48 megapixels and more",
         "`fnst stylize --strength 0.5 --keep-colors photo.jpg` paints half, in the photo's colours",
         "`fnst stylize --stroke-size 2 --mask sky.png photo.jpg` paints large strokes, in the sky",
         "`fnst stylize --blend great-wave:0.7,starry-night:0.3 photo.jpg` mixes two styles",
@@ -205,15 +206,24 @@ def stylize(
     device: Annotated[
         str, typer.Option("--device", "-d", help="cpu, cuda, cuda:1, mps; auto is the best here.")
     ] = "auto",
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="How much memory painting may take, such as 2GB; three quarters of what is free "
+            "if nothing is said. Large pictures pass in strips, with the same result.",
+        ),
+    ] = None,
 ) -> None:
     """Repaint photographs; each comes out in the size it went in."""
     _check_one_way({"--model-version": numbers, "--alias": alias, "--blend": blend})
     _check_one_way({"--style": style, "--blend": blend})
     _check_project()
-    from fnst import controls
+    from fnst import controls, memory
     from fnst.stylize import device as find_device
 
     where = find_device(device)
+    limit = memory.parse(max_memory) if max_memory else memory.budget(where)
     steering = controls.Controls(
         stroke_size=stroke_size,
         strength=strength,
@@ -222,7 +232,7 @@ def stylize(
     )
     versions = [controls.Ingredient(style, version) for version in _wanted(numbers, alias)]
     mixtures = [controls.ingredients(blend)] if blend else [[version] for version in versions]
-    painter = _painter(mixtures, steering, where, compare=compare)
+    painter = _painter(mixtures, steering, where, limit, compare=compare)
     jobs = _jobs(photos, output, painter.label)
     _check_nothing_is_lost(jobs, overwrite)
     if output:
@@ -245,19 +255,21 @@ def _painter(
     mixtures: "Sequence[Sequence[Ingredient]]",
     steering: "Controls",
     where: "torch.device",
+    limit: int,
     *,
     compare: bool,
 ) -> Painter:
     """What paints with one mixture, or with several side by side on a sheet."""
-    from fnst import controls, sheets
-    from fnst.stylize import stylize as paint
+    from fnst import controls, sheets, strips
 
     paints, labels = {}, []
     for mixture in mixtures:
         found = [_load(each.style, each.number, each.alias) for each in mixture]
         weights = [each.weight for each in mixture]
         name, label = _called([model for model, _ in found], weights)
-        brushes = [partial(paint, network.to(where)) for _, network in found]
+        brushes = [
+            partial(strips.stylize, network.to(where), max_memory=limit) for _, network in found
+        ]
         paints[name] = controls.compose(list(zip(brushes, weights, strict=True)), steering)
         labels.append(label)
     label = "-".join(labels) + steering.label + ("-compare" if compare else "")
@@ -386,6 +398,8 @@ def _repaint_one(paint: "Callable[[Picture], Picture]", job: Job) -> None:
     images.check_writable(job.target)
     try:
         painted = paint(picture)
+    except ImageError as error:
+        raise ImageError(f"{job.photo}: {error}") from error
     except (RuntimeError, MemoryError) as error:  # torch's words for a lack of memory
         raise ImageError(f"{job.photo} could not be stylized: {_reason(error)}.") from error
     images.save(painted, job.target)
@@ -669,7 +683,7 @@ def _sample(style: str, version: int, weights: str, folder: Path) -> Path:
     """A sample photograph, stylized with this version unless these weights have done it before."""
     import torch
 
-    from fnst import assets, controls
+    from fnst import assets, controls, memory
     from fnst.params import project_root
 
     target = folder / f"stylized-{weights[:8]}.jpg"
@@ -677,7 +691,9 @@ def _sample(style: str, version: int, weights: str, folder: Path) -> Path:
         raw = project_root() / "data" / "raw" / "sample"
         photo = assets.get(assets.find("sample-china"), raw)
         mixture = [controls.Ingredient(style, str(version))]
-        painter = _painter([mixture], controls.Controls(), torch.device("cpu"), compare=False)
+        cpu = torch.device("cpu")
+        limit = memory.budget(cpu)
+        painter = _painter([mixture], controls.Controls(), cpu, limit, compare=False)
         _repaint_one(painter.paint, Job(photo, target, is_converted=False))
     return target
 
