@@ -669,6 +669,7 @@ def summary() -> None:
             f"{metrics['total']:.3f}: {metrics['relative_total']:.0%} of the untouched photographs'"
         )
         print(f"  before and after    {folder / 'sheet.jpg'}")
+        print(f"  curve and numbers   {folder / 'index.html'}")
         print(f"  a stylized picture  {_sample(name, version, weights, folder)}")
         print(f"  your own photo      fnst stylize {which} {version} photo.jpg")
     print("\n  runs and versions   fnst ui   (or: make ui)")

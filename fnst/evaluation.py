@@ -9,7 +9,7 @@ References:
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ class Score:
     - ``content``, ``style``, ``total``: the weighted losses; lower is better.
     - ``relative_style``, ``relative_total``: shares of what the untouched photograph scores: 1 is
       no better than doing nothing. Its content loss is zero, so that there is no relative content.
-    - ``content_LAYER``, ``style_LAYER``, ``relative_style_LAYER``: see ``PerceptualLoss.by_layer``.
+    - ``content_LAYER``, ``style_LAYER``, ``relative_style_LAYER``: see ``PerceptualLoss.explain``.
     - ``grid_ratio``: ``quality.grid`` over the photograph's own; 1 is no grid.
     - ``border_ratio``, ``clipped``, ``flat``: see ``quality``.
     - ``ssim``, ``perceptual``: likeness to, and distance from, the photograph.
@@ -102,19 +102,19 @@ def evaluate(
     """
     texture = Texture.of(loss.extract(painting, (quality.TEXTURE,))[quality.TEXTURE])
     for name, photo in photos:
-        for size in reached(photo, sizes, name):
-            fitted = images.fit(photo.to(painting.device), min(size, *photo.shape[2:]))
+        side = min(photo.shape[2:])
+        if side < LEAST_SIDE:
+            raise ImageError(
+                f"{name}: expected a photograph of at least {LEAST_SIDE} pixels a side, "
+                f"got {side}; leave it out."
+            )
+        for size in reached(side, sizes):
+            fitted = images.fit(photo.to(painting.device), min(size, side))
             yield Score(name, size, _values(paint, loss, texture, fitted))
 
 
-def reached(photo: AnySize, sizes: Sequence[int], name: str) -> list[int]:
-    """The sizes at which a photograph is scored, smallest first; see ``evaluate``."""
-    side = min(photo.shape[2:])
-    if side < LEAST_SIDE:
-        raise ImageError(
-            f"{name}: expected a photograph of at least {LEAST_SIDE} pixels a side, got {side}; "
-            "leave it out."
-        )
+def reached(side: int, sizes: Sequence[int]) -> list[int]:
+    """The sizes at which a photograph of that short side is scored, smallest first."""
     return [size for size in sorted(sizes) if size <= side] or [min(sizes)]
 
 
@@ -154,8 +154,7 @@ def _distances(
     maps: Mapping[str, torch.Tensor],
 ) -> dict[str, float]:
     """What is told of the untouched photograph too, so that shares can be made of it."""
-    terms = loss(image, photo)
-    layers = loss.by_layer(image, photo)
+    terms, layers = loss.explain(image, photo)
     return {
         "content": terms.content.item(),
         "style": terms.style.item(),
@@ -203,6 +202,16 @@ def metrics(scores: Sequence[Score]) -> dict[str, float]:
     }
 
 
-def as_row(score: Score) -> dict[str, str | float]:
+def as_row(score: Score) -> dict[str, str | int | float]:
     """A score as one row of the table of photographs."""
-    return {"photo": score.photo, "size": score.size, **score.values}
+    shown = f"{score.photo}, {score.size} px"
+    return {"picture": shown, "photo": score.photo, "size": score.size, **score.values}
+
+
+def as_rows(by_size: Mapping[int, Mapping[str, Mean]]) -> list[dict[str, str | int | float]]:
+    """What ``means`` found, as the rows of a table."""
+    return [
+        {"size": size, "number": name, **asdict(found)}
+        for size, numbers in by_size.items()
+        for name, found in numbers.items()
+    ]

@@ -14,15 +14,19 @@ References:
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from fnst import images
 from fnst.losses import PerceptualLoss
+from fnst.photos import Photos
 
 Photo = Float[Tensor, "1 3 h w"]  # sRGB in [0, 1]
+Square = Float[Tensor, "1 3 s s"]  # the same, all of one size
 Objective = Callable[[Tensor], tuple[float, Tensor]]  # a point -> its value and gradient
 
 # How many steps the curvature is told from: [L89] finds 3 to 7 enough, and more gained nothing.
@@ -39,6 +43,12 @@ ENOUGH, HALVINGS = 1e-4, 20
 # Curvature is believed where a step and its change of gradient agree by at least this cosine; the
 # line search looks at the value alone and cannot promise it. Chosen by us.
 AGREE = 1e-8
+
+
+def subjects(photos: Photos, count: int, size: int) -> list[Square]:
+    """The first so many photographs of a set as squares of that side; none is enlarged."""
+    chosen = range(min(count, len(photos)))
+    return [images.fit(photos.whole(i), min(size, photos.size)) for i in chosen]
 
 
 def repaint(loss: PerceptualLoss, photo: Photo, iterations: int) -> Iterator[tuple[Photo, float]]:
@@ -127,20 +137,42 @@ def _dot(one: Tensor, other: Tensor) -> float:
     return torch.dot(one.flatten(), other.flatten()).item()
 
 
-def equivalent(curve: Sequence[float], total: float) -> float:
-    """After how many iterations a falling curve reaches a total, interpolated.
+@dataclass(frozen=True)
+class Anchor:
+    """Where a network falls on the curve of the pixels themselves."""
 
-    Zero when it begins below; the curve's last iteration when it never gets there, which then is
-    only a bound: see ``is_beyond``.
-    """
-    if total >= curve[0]:
-        return 0.0
-    for iteration, (before, after) in enumerate(pairwise(curve)):
-        if total >= after:
-            return iteration + (before - total) / (before - after)
-    return len(curve) - 1.0
+    curve: Sequence[float]  # mean totals, iteration by iteration; the untouched photographs' first
+    total: float  # the network's, on the same photographs
 
+    @property
+    def longest(self) -> int:
+        """How many iterations the curve has."""
+        return len(self.curve) - 1
 
-def is_beyond(curve: Sequence[float], total: float) -> bool:
-    """Whether a total is lower than the curve gets: more iterations would be needed."""
-    return total < curve[-1]
+    @property
+    def is_beyond(self) -> bool:
+        """Whether the network is better than the curve ever gets: ``iterations`` is but a bound."""
+        return self.total < self.curve[-1]
+
+    @property
+    def iterations(self) -> float:
+        """After how many iterations the curve reaches the network's total, interpolated.
+
+        Zero when the network is no better than the photographs; never more than ``longest``.
+        """
+        if self.total >= self.curve[0]:
+            return 0.0
+        for iteration, (before, after) in enumerate(pairwise(self.curve)):
+            if self.total >= after:
+                return iteration + (before - self.total) / (before - after)
+        return float(self.longest)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The same for metrics.json; both are equal when more iterations would be needed."""
+        return {"gatys_iterations": round(self.iterations, 2), "gatys_longest": self.longest}
+
+    def __str__(self) -> str:
+        if self.is_beyond:
+            return f"more than {self.longest} iterations"
+        return f"{self.iterations:.0f} iterations"

@@ -200,20 +200,23 @@ class PerceptualLoss(nn.Module):
 
     def forward(self, stylized: Image, photos: Image) -> Terms:
         """The weighted terms of each stylized picture; gradients reach ``stylized`` only."""
+        terms, _ = self.explain(stylized, photos)
+        return terms
+
+    def explain(self, stylized: Image, photos: Image) -> tuple[Terms, dict[str, PerImage]]:
+        """The terms, and what they are made of: each layer's own distance, before any weight.
+
+        Those are named ``content_relu3_1``, ``style_relu1_1`` and so on.
+        """
         content, styles = self._distances(stylized, photos)
         weighted = [weight * styles[layer] for layer, weight in self.style_layers.items()]
-        return Terms(
+        terms = Terms(
             content=self.weights.content * content,
             style=self.weights.style * torch.stack(weighted).sum(0),
             variation=self._variation(stylized),
         )
-
-    def by_layer(self, stylized: Image, photos: Image) -> dict[str, PerImage]:
-        """Each layer's own distance, before any weight: ``content_relu3_1``, ``style_relu1_1``."""
-        content, styles = self._distances(stylized, photos)
-        return {f"content_{self.content_layer}": content} | {
-            f"style_{layer}": distance for layer, distance in styles.items()
-        }
+        layers = {f"style_{layer}": distance for layer, distance in styles.items()}
+        return terms, {f"content_{self.content_layer}": content, **layers}
 
     def _distances(self, stylized: Image, photos: Image) -> tuple[PerImage, dict[str, PerImage]]:
         maps = self.extract(stylized, {self.content_layer, *self.style_layers})

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
-from fnst import build, checkpoint, evaluation, files, images, params
-from fnst.evaluation import Photo
+from fnst import build, checkpoint, evaluation, files, gatys, images, params, report
+from fnst.evaluation import Photo, Score
+from fnst.gatys import Anchor
 from fnst.photos import Photos
 from fnst.progress import watch
-from fnst.stylize import device, stylize
+from fnst.stylize import Paint, device, stylize
 from stages import run, style_named
 
 DATA = Path("data")
@@ -23,58 +25,66 @@ def main() -> None:
     """Judge the style named on the command line."""
     name = style_named()
     wanted = params.load()
-    sizes = wanted.chosen.evaluate.sizes
+    recipe, style, where = wanted.chosen, wanted.style(name), device()
+    results = DATA / "results" / name
     picture = build.only_file(DATA / "raw" / "styles" / name)
     vgg = build.only_file(DATA / "raw" / "network")
-    where = device()
-    loss = build.loss(
-        wanted.loss,
-        wanted.style(name),
-        picture=picture,
-        vgg=vgg,
-        device=where,
-    )
-    network = checkpoint.load(DATA / "models" / name).network.to(where)
-    photos = Photos(DATA / "photos" / "held_out")
-    report = files.read_json(DATA / "photos" / "report.json")
-    names = [photo["name"] for photo in report["held_out"]["kept"]]
+    loss = build.loss(wanted.loss, style, picture=picture, vgg=vgg, device=where)
+    painting = build.painting(picture, style.size).to(where)
+    paint = partial(stylize, checkpoint.load(DATA / "models" / name).network.to(where))
+    photos = Photos(DATA / "photos" / "held_out").on(where)
+    described = files.read_json(DATA / "photos" / "report.json")
+    names = [photo["name"] for photo in described["held_out"]["kept"]]
+    sizes = evaluation.reached(photos.size, recipe.evaluate.sizes)
 
-    painting = build.painting(picture, wanted.style(name).size).to(where)
     scores = []
     with watch(f"evaluate {name}", len(photos) * len(sizes)) as update:
-        for score in evaluation.evaluate(
-            partial(stylize, network), loss, painting, _all(photos, names), sizes
-        ):
+        for score in evaluation.evaluate(paint, loss, painting, _all(photos, names), sizes):
             scores.append(score)
             update(len(scores), f"total {score.values['total']:.3f}")
+    subjects = gatys.subjects(photos, recipe.gatys.photographs, recipe.gatys.size)
+    anchor = Anchor(
+        [row["total"] for row in files.read_numbers(results / "gatys.csv")],
+        fmean(evaluation.total(paint, loss, photo) for photo in subjects),
+    )
 
-    results = DATA / "results" / name
-    metrics = evaluation.metrics(scores)
+    metrics = evaluation.metrics(scores) | anchor.metrics
     judge = {
         "loss": asdict(wanted.loss),
-        "style": asdict(wanted.style(name)),
+        "style": asdict(style),
         "sizes": sizes,
         "hashes": [files.sha256(picture), files.sha256(vgg)],
-        "photographs": [report["size"], report["held_out"]],
+        "photographs": [described["size"], described["held_out"]],
     }
     files.write_json(results / "metrics.json", metrics)
     files.write_rows(results / "photographs.csv", [evaluation.as_row(s) for s in scores])
+    files.write_rows(results / "means.csv", evaluation.as_rows(evaluation.means(scores)))
     files.write_json(results / "judged_by.json", {"sha256": _digest(judge)})
-    rows = [
-        (
-            f"{label}",
-            (photo, stylize(network, photo)),
+    at_largest = [score for score in scores if score.size == sizes[-1]]
+    _sheet(name, paint, photos, at_largest, results / "sheet.jpg")
+    files.write(results / "gatys.png", report.draw(anchor))
+    page = report.page(
+        name,
+        scores,
+        anchor,
+        sheet=(results / "sheet.jpg").read_bytes(),
+        curve=(results / "gatys.png").read_bytes(),
+    )
+    files.write(results / "index.html", page)
+    left_out = sorted(set(recipe.evaluate.sizes) - set(sizes))
+    if left_out:
+        print(
+            f"evaluate {name}: left out {', '.join(map(str, left_out))} pixels, as photographs are "
+            f"kept at {photos.size} (photos.size in params.yaml) and never enlarged"
         )
-        for _, (label, photo) in zip(range(SHOWN), _all(photos, names), strict=False)
-    ]
-    sheet = images.sheet(rows, ("photograph", name))
-    images.save(images.Picture(sheet), results / "sheet.jpg")
     print(
         f"evaluate {name}: on {metrics['photographs']} held-out photographs content "
         f"{metrics['content']:.3f}, style {metrics['style']:.3f}, total {metrics['total']:.3f} "
-        f"({metrics['relative_total']:.0%} of the untouched photographs')"
+        f"({metrics['relative_total']:.0%} of the untouched photographs'), as {anchor} of "
+        f"optimising pixels; grid {metrics['grid_ratio']:.2f}, border "
+        f"{metrics['border_ratio']:.2f} (1 is none)"
     )
-    print(f"evaluate {name}: the before/after sheet is {results}/sheet.jpg")
+    print(f"evaluate {name}: the sheet, the curve and all numbers are in {results}/index.html")
 
 
 def _all(photos: Photos, names: list[str]) -> Iterator[tuple[str, Photo]]:
@@ -84,6 +94,20 @@ def _all(photos: Photos, names: list[str]) -> Iterator[tuple[str, Photo]]:
 def _digest(judge: dict[str, Any]) -> str:
     """Two versions with the same digest were judged alike, and can be compared."""
     return hashlib.sha256(json.dumps(judge, sort_keys=True).encode()).hexdigest()
+
+
+def _sheet(name: str, paint: Paint, photos: Photos, scores: list[Score], path: Path) -> None:
+    """The first photographs before and after, at the full size that they are kept in."""
+    rows = [
+        (
+            f"{score.photo}: content {score.values['content']:.3f}, style "
+            f"{score.values['style']:.3f}, total {score.values['total']:.3f}, "
+            f"{score.values['relative_total']:.0%} of the photograph's own",
+            (photos.whole(index), paint(photos.whole(index))),
+        )
+        for index, score in enumerate(scores[:SHOWN])
+    ]
+    images.save(images.Picture(images.sheet(rows, ("photograph", name))), path)
 
 
 if __name__ == "__main__":

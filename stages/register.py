@@ -14,6 +14,10 @@ from fnst.registry import Version
 from stages import run, style_named
 
 DATA = Path("data")
+RESULTS = (
+    *("index.html", "sheet.jpg", "photographs.csv", "means.csv"),
+    *("metrics.json", "train.json"),
+)
 
 
 def main() -> None:
@@ -53,7 +57,7 @@ def _register(name: str, card: dict[str, Any], models: Path, results: Path) -> V
     ) as tracked:
         if tracked.is_new:
             _replay(models, tracked)
-        for file in ("sheet.jpg", "photographs.csv", "metrics.json", "train.json"):
+        for file in RESULTS:
             tracked.file(results / file, "results")
         return registry.register(
             models,
@@ -108,6 +112,10 @@ Means; lower is better.
 {metrics["relative_style"]:.0%} of what the untouched photographs score
 - total: {metrics["total"]:.4g}, both, weighted; {metrics["relative_total"]:.0%} of what the \
 untouched photographs score
+- grid {metrics["grid_ratio"]:.3g}, border {metrics["border_ratio"]:.3g}: how far these artefacts \
+stick out; 1 is none
+- {metrics["gatys_iterations"]:.0f} iterations of optimising the pixels themselves reach that \
+total ({metrics["gatys_longest"]:.0f} were tried)
 
 ## How it was made
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fnst.errors import ImageError
-from fnst.evaluation import Score, as_row, evaluate, mean, means, metrics, total
+from fnst.evaluation import Score, as_row, as_rows, evaluate, mean, means, metrics, total
 from fnst.losses import PerceptualLoss, Weights
 from fnst.network import TransformerNetwork
 from fnst.stylize import stylize
@@ -182,4 +182,10 @@ def test_metrics_are_flat_and_of_the_smallest_size_first(judge):
 
 def test_a_row_carries_its_photograph_and_size():
     row = as_row(Score("a.jpg", 64, {"total": 3.0}))
-    assert row == {"photo": "a.jpg", "size": 64, "total": 3.0}
+    assert row == {"picture": "a.jpg, 64 px", "photo": "a.jpg", "size": 64, "total": 3.0}
+
+
+def test_means_are_rows_too():
+    assert as_rows(means([Score("a.jpg", 64, {"total": 3.0})])) == [
+        {"size": 64, "number": "total", "mean": 3.0, "low": 3.0, "high": 3.0}
+    ]

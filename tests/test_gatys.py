@@ -2,11 +2,14 @@
 
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 
-from fnst.gatys import descend, equivalent, is_beyond, repaint
+from fnst import files
+from fnst.gatys import Anchor, descend, repaint, subjects
 from fnst.losses import PerceptualLoss, Weights
+from fnst.photos import Photos
 
 
 def quadratic(target, steepness):
@@ -104,9 +107,25 @@ def test_a_photograph_is_repainted_inside_its_colours_and_begins_as_it_is(extrac
     [(11.0, 0), (10.0, 0), (7.0, 0.5), (4.0, 1), (3.0, 1.5), (2.0, 2), (1.0, 4), (0.5, 4)],
 )
 def test_a_total_lies_where_the_curve_passes_it(total, iterations):
-    assert equivalent([10.0, 4.0, 2.0, 2.0, 1.0], total) == pytest.approx(iterations)
+    anchor = Anchor([10.0, 4.0, 2.0, 2.0, 1.0], total)
+    assert anchor.iterations == pytest.approx(iterations)
+    assert anchor.metrics == {"gatys_iterations": pytest.approx(iterations), "gatys_longest": 4}
 
 
-def test_a_total_below_the_curve_is_beyond_it():
-    assert is_beyond([10.0, 4.0], 3.9)
-    assert not is_beyond([10.0, 4.0], 4.0)
+def test_a_total_below_the_curve_is_said_to_be_beyond_it():
+    assert str(Anchor([10.0, 4.0, 2.0], 1.9)) == "more than 2 iterations"
+    assert str(Anchor([10.0, 4.0, 2.0], 2.0)) == "2 iterations"
+
+
+# --- on what --------------------------------------------------------------------------------------
+
+
+def test_the_first_photographs_are_optimised_and_none_is_enlarged(tmp_path):
+    files.write_json(tmp_path / "set.json", {"size": 48, "photographs": 3, "shards": {"0.npy": 3}})
+    pixels = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 48, 48, 3)
+    np.save(tmp_path / "0.npy", pixels.numpy())
+    first, second = subjects(Photos(tmp_path), 2, 32)
+    assert first.shape == (1, 3, 32, 32)
+    assert second.mean() == pytest.approx(1 / 255)
+    assert len(subjects(Photos(tmp_path), 9, 64)) == 3
+    assert subjects(Photos(tmp_path), 1, 64)[0].shape == (1, 3, 48, 48)

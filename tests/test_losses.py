@@ -264,6 +264,7 @@ def test_the_original_projects_weights_are_the_defaults():
 def test_each_layer_tells_its_own_distance_before_any_weight(extract):
     style, stylized, photos = (torch.rand(1, 3, 16, 16) for _ in range(3))
     loss = made(extract, style, Weights(2.0, 3.0), "deep", {"shallow": 4.0, "deep": 0.5})
-    terms, found = loss(stylized, photos), loss.by_layer(stylized, photos)
+    terms, found = loss.explain(stylized, photos)
+    assert torch.equal(terms.total, loss(stylized, photos).total)
     assert_close(2 * found["content_deep"], terms.content)
     assert_close(3 * (4 * found["style_shallow"] + 0.5 * found["style_deep"]), terms.style)

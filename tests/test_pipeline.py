@@ -119,6 +119,7 @@ def tiny(values):
     recipe["train"] |= {"init": "scratch", "steps": 8, "crop": 64}
     recipe["train"] |= {"log_every": 2, "sample_every": 4}
     recipe["evaluate"] |= {"sizes": [64, 96]}
+    recipe["gatys"] |= {"photographs": 1, "size": 64, "iterations": 3}
     values["styles"] = {
         "one": {"image": "data/styles/indigo-wave.png", "size": 96},
         "two": {"image": "data/styles/indigo-wave.png", "size": 96, "style_weight": 6},
@@ -164,8 +165,21 @@ def test_training_and_held_out_photographs_are_what_params_say(project):
 def test_what_a_stage_makes_can_be_looked_at(project):
     with Image.open(project.folder / "data/results/one/sheet.jpg") as sheet:
         assert min(sheet.size) > 96
+    page = (project.folder / "data/results/one/index.html").read_text()
+    assert "On 1 photograph that the network never saw" in page
     names = sorted(p.name for p in (project.folder / "data/models/one/samples").iterdir())
     assert names == ["step-000000.jpg", "step-000004.jpg", "step-000008.jpg"]
+
+
+def test_a_network_is_compared_with_optimising_the_pixels(project):
+    results = project.folder / "data/results/one"
+    iterations = [row.split(",")[0] for row in (results / "gatys.csv").read_text().split()]
+    assert iterations == ["iteration", "0", "1", "2", "3"]
+    metrics = json.loads((results / "metrics.json").read_text())
+    assert metrics["gatys_longest"] == 3
+    assert 0 <= metrics["gatys_iterations"] <= 3
+    (one,) = [v for v in project.versions() if v["style"] == "one"]
+    assert {"gatys_iterations", "grid_ratio", "border_ratio", "total_low"} <= one["metrics"].keys()
 
 
 def test_a_photo_is_stylized_with_a_version_by_its_number(project, tmp_path):
@@ -198,6 +212,7 @@ def test_a_second_repro_trains_nothing(project):
     before = project.weights("one")
     said = project.dvc("repro")
     assert "Running stage 'train" not in said
+    assert "Running stage 'gatys" not in said
     assert "Running stage 'evaluate" not in said
     assert project.weights("one") == before
     assert len(project.versions()) == 2

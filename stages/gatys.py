@@ -1,0 +1,54 @@
+"""Gatys: the loss of a style, lowered on a few held-out photographs' own pixels, to compare with.
+
+It depends on the style and the photographs, not on any model: another training is compared with the
+same curve.
+"""
+
+from pathlib import Path
+from statistics import fmean
+
+from fnst import build, files, gatys, params
+from fnst.photos import Photos
+from fnst.progress import watch
+from fnst.stylize import device
+from stages import run, style_named
+
+DATA = Path("data")
+
+
+def main() -> None:
+    """Optimise the first held-out photographs under the style named on the command line."""
+    name = style_named()
+    wanted = params.load()
+    plan, where = wanted.chosen.gatys, device()
+    loss = build.loss(
+        wanted.loss,
+        wanted.style(name),
+        picture=build.only_file(DATA / "raw" / "styles" / name),
+        vgg=build.only_file(DATA / "raw" / "network"),
+        device=where,
+    )
+    photos = Photos(DATA / "photos" / "held_out").on(where)
+    subjects = gatys.subjects(photos, plan.photographs, plan.size)
+
+    curves: list[list[float]] = []
+    each = plan.iterations + 1
+    with watch(f"gatys {name}", len(subjects) * each) as update:
+        for photo in subjects:
+            curves.append([])
+            for _, total in gatys.repaint(loss, photo, plan.iterations):
+                curves[-1].append(total)
+                done = (len(curves) - 1) * each + len(curves[-1])
+                update(done, f"total {total:.3f}")
+
+    mean = [fmean(totals) for totals in zip(*curves, strict=True)]
+    rows = [{"iteration": i, "total": total} for i, total in enumerate(mean)]
+    files.write_rows(DATA / "results" / name / "gatys.csv", rows)
+    print(
+        f"gatys {name}: optimising {len(subjects)} photographs pixel by pixel takes their mean "
+        f"total from {mean[0]:.3f} to {mean[-1]:.3f} in {plan.iterations} iterations"
+    )
+
+
+if __name__ == "__main__":
+    run(main)

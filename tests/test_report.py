@@ -1,0 +1,83 @@
+"""A page says what was found, holds its pictures, and lets no name become markup."""
+
+import base64
+import io
+import re
+
+import pytest
+from PIL import Image
+
+from fnst import report
+from fnst.evaluation import Score
+from fnst.gatys import Anchor
+
+LAYERS = {"content_relu3_1": 0.4, "style_relu1_1": 0.02, "relative_style_relu1_1": 0.125}
+
+
+def score(photo="a.jpg", size=64, total=3.0):
+    return Score(photo, size, dict.fromkeys(report.NUMBERS, 0.5) | LAYERS | {"total": total})
+
+
+def page(scores, anchor=None):
+    anchor = anchor or Anchor([10.0, 4.0, 2.0], 3.0)
+    return report.page("great-wave", scores, anchor, sheet=b"a sheet", curve=b"a curve").decode()
+
+
+def cells(text):
+    rows = re.findall(r"<tr>(.*?)</tr>", text)
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in rows]
+
+
+def test_means_and_intervals_stand_beside_each_other_size_by_size():
+    text = page([score(total=1.0), score("b.jpg", total=3.0), score(size=96, total=7.0)])
+    rows = {row[0]: row[1:] for row in cells(text.split("<h2>Numbers")[1].split("<h2>")[0])}
+    assert rows[""] == ["64 px", "96 px", ""]
+    assert rows["total"][:2] == [
+        "2.000 <small>1.000 to 3.000</small>",
+        "7.000 <small>7.000 to 7.000</small>",
+    ]
+
+
+def test_every_layer_has_a_row_with_its_share_of_the_photographs():
+    rows = {row[0]: row[1] for row in cells(page([score()]).split("<h2>Layers")[1])}
+    assert rows["content relu3_1"] == "0.400 <small>0.400 to 0.400</small>"
+    assert rows["style relu1_1"].endswith("<small>12%</small>")
+
+
+def test_every_photograph_has_a_row_for_each_size():
+    text = page([score(), score(size=96), score("b.jpg")]).split("<h2>Photographs")[1]
+    assert [row[:2] for row in cells(text)[1:]] == [
+        ["a.jpg", "64 px"],
+        ["a.jpg", "96 px"],
+        ["b.jpg", "64 px"],
+    ]
+
+
+def test_pictures_are_inside():
+    held = re.findall(r'src="data:image/(\w+);base64,(.*?)"', page([score()]))
+    assert [(kind, base64.b64decode(data)) for kind, data in held] == [
+        ("jpeg", b"a sheet"),
+        ("png", b"a curve"),
+    ]
+
+
+def test_a_trade_off_is_shown_where_one_lies_beside_the_page():
+    assert '<img src="tradeoff.jpg"' in page([score()])
+
+
+def test_the_network_is_compared_with_optimisation_in_words():
+    assert "what 2 iterations of optimisation" in page([score()], Anchor([10.0, 4.0, 2.0], 2.0))
+    assert "what more than 2 iterations" in page([score()], Anchor([10.0, 4.0, 2.0], 1.0))
+
+
+def test_the_name_of_a_file_is_no_markup():
+    text = page([score("<b>&\udcff.jpg")])
+    assert "&lt;b&gt;&amp;?.jpg" in text
+
+
+@pytest.mark.parametrize("total", [12.0, 3.0, 0.5], ids=["before", "on", "beyond"])
+def test_the_curve_is_drawn_wherever_the_network_falls(total):
+    drawn = report.draw(Anchor([10.0, 4.0, 2.0, 1.5], total))
+    with Image.open(io.BytesIO(drawn)) as picture:
+        assert picture.format == "PNG"
+        assert picture.width > 1000
