@@ -24,8 +24,8 @@ COLOURS = {"in": "sRGB, 0 to 1, RGB, b 3 h w", "out": "sRGB, 0 to 1, RGB, b 3 h 
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
 
-# A network that has learnt to learn paintings, to begin a training with; `python -m stages.base`
-# made it, and its card says from what.
+# A network that has learnt to learn paintings, to begin a training with. Its card says how it was
+# made, and from what; `python -m stages.base` makes another.
 BASE = Path(__file__).parent / "base"
 
 

@@ -24,7 +24,7 @@ Maps = Float[Tensor, "b c h w"]
 PerImage = Float[Tensor, "b"]
 
 # A painting that varies less than this, relative to the square of its means, is taken for flat;
-# chosen by us: paintings have 0.1 to 3.
+# chosen by us: eleven paintings and the built-in style have 0.2 to 1.7.
 FLAT = 1e-3
 
 

@@ -25,13 +25,12 @@ Maps = Float[Tensor, "b c h w"]
 STRIDE = 4
 
 # Above this many positions the one-pass variance of the native kernel loses digits: a photograph of
-# 522x531 comes out a tenth of a grey level off when it is used up to 512x512, a hundredth so.
+# 522x531 comes out a tenth of a grey level off when it is used up to 512x512.
 ONE_PASS_POSITIONS = 128 * 128
 STRIP_POSITIONS = 128 * 128
 
-# How far a value is spread when the resolution is doubled. Nearest neighbours leave copies of the
-# maps' low frequencies at periods of 2 and 4 pixels, which a 3x3 convolution cannot take out; the
-# bilinear filter has a threefold zero where these copies lie.
+# How far a value is spread when the resolution is doubled. Nearest neighbours turn a slope into
+# stairs of two pixels; the bilinear filter leaves it a slope.
 NEAREST = (1.0, 1.0)
 BILINEAR = (0.25, 0.75, 0.75, 0.25)
 

@@ -20,8 +20,7 @@ from fnst.progress import watch
 from fnst.stylize import device
 from stages import run
 
-# Chosen by us, by trying: of fewer steps a visit leaves little of the painting, of more the network
-# forgets the others.
+# Chosen by us; no others were tried.
 STEPS = 40
 RATE, WARMUP = 0.001, 10
 SHARES = 0.7, 0.1
@@ -58,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "start_sha256": files.sha256(asked.start / checkpoint.WEIGHTS),
         "paintings_sha256": {path.stem: files.sha256(path) for path in asked.paintings},
     }
-    # half precision rounds weights by a thousandth, which the first step of a training exceeds
+    # half the space; a weight is rounded by at most a two-thousandth
     checkpoint.save(checkpoint.BASE, network, style="base", training=made, dtype=torch.float16)
     print(f"base: {checkpoint.BASE}/ is from {len(paintings)} paintings; commit it")
 
