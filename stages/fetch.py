@@ -51,9 +51,9 @@ def _alone(source: str, folder: Path, progress: Progress) -> None:
 
 
 def lay_start(init: str) -> None:
-    """Lay the checkpoint that training begins with ready; nothing for ``scratch``."""
+    """Lay the checkpoint that training begins with ready; for ``scratch``, only a note of it."""
     folder = RAW / "init"
-    folder.mkdir(parents=True, exist_ok=True)
+    files.write_json(folder / "init.json", {"init": init})  # DVC warns of a folder that is empty
     source = _checkpoint(init)
     for name in (checkpoint.WEIGHTS, checkpoint.CARD):
         if source:

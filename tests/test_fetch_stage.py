@@ -15,7 +15,7 @@ import yaml
 from registry_fixtures import register, train
 
 from benchmarks.server import serving
-from fnst import checkpoint, download
+from fnst import checkpoint, download, files
 from fnst.errors import RegistryError
 from stages import fetch
 
@@ -80,11 +80,12 @@ def test_the_base_comes_with_fnst(tmp_path, monkeypatch):
     assert checkpoint.load(start()).card == checkpoint.load(checkpoint.BASE).card
 
 
-def test_scratch_leaves_nothing_of_what_was_there(tmp_path, monkeypatch):
+def test_scratch_leaves_no_network_of_what_was_there_and_says_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fetch.lay_start("base")
     fetch.lay_start("scratch")
-    assert list(start().iterdir()) == []
+    assert [path.name for path in start().iterdir()] == ["init.json"]
+    assert files.read_json(start() / "init.json") == {"init": "scratch"}
 
 
 @pytest.mark.filterwarnings("ignore:::mlflow")
