@@ -84,7 +84,7 @@ class Project:
             command, cwd=self.folder, env=self.env, capture_output=True, text=True, timeout=400
         )
         assert done.returncode == code, f"{command}\n{done.stdout}\n{done.stderr}"
-        return done.stdout + done.stderr
+        return done.stderr + done.stdout  # progress first, so that the last line is the result
 
     def dvc(self, *arguments, code=0):
         return self.run(sys.executable, "-m", "dvc", *arguments, code=code)
