@@ -24,7 +24,7 @@ Paint = Callable[[Image], Image]
 # afterwards; [J16]'s supplement does so by 40. What a network draws near an edge comes from the
 # padding of its convolutions, layer after layer: a dark line in calm borders. Chosen by us, as a
 # multiple of 4: outer pixels differ from those of a larger picture 3.5 times as much as inner ones
-# without it, as much as inner ones with 16, and not less with 40.
+# without it, as much as inner ones with 16, and hardly less with 40.
 MARGIN = 16
 
 

@@ -71,6 +71,8 @@ def test_memory_layout_is_no_part_of_the_model(folder, network, tmp_path):
 
 def test_weights_may_be_kept_in_half_the_space(network, tmp_path):
     checkpoint.save(tmp_path, network, style="any", training={}, dtype=torch.float16)
+    kept = load_file(tmp_path / checkpoint.WEIGHTS)
+    assert {value.dtype for value in kept.values()} == {torch.float16}
     again = checkpoint.load(tmp_path).network
     for ours, theirs in zip(again.parameters(), network.parameters(), strict=True):
         assert ours.dtype == torch.float32

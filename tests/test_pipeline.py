@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from safetensors.torch import load_file
+from torch.testing import assert_close
 
-from fnst import assets
+from fnst import assets, files
 
 ROOT = Path(__file__).parents[1]
 DVC = yaml.safe_load((ROOT / "dvc.yaml").read_text())
@@ -337,6 +339,24 @@ def test_a_clone_with_pulled_models_stylizes_without_training(project, tmp_path)
     Image.fromarray(np.full((20, 30, 3), 90, np.uint8)).save(photo)
     clone.fnst("stylize", "--style", "one", str(photo))
     assert clone.weights("one") == project.weights("one")
+
+
+def test_a_training_begins_with_a_registered_version(project):
+    """So slow a step that what comes out is what it began with."""
+    before = (project.folder / "params.yaml").read_bytes()
+    slow = {"init": "one@1", "steps": 1, "learning_rate": 1e-9}
+    project.params(lambda values: values["recipes"]["laptop"]["train"].update(slow))
+    project.dvc("repro", "train@one")
+    begun = load_file(project.folder / "data/raw/init/model.safetensors")
+    ended = load_file(project.folder / "data/models/one/model.safetensors")
+    assert begun.keys() == ended.keys()
+    for name, weights in begun.items():
+        assert_close(ended[name], weights, atol=1e-6, rtol=0)
+    card = json.loads((project.folder / "data/models/one/model.json").read_text())
+    assert card["training"]["init_sha256"] == files.sha256(
+        project.folder / "data/raw/init/model.safetensors"
+    )
+    (project.folder / "params.yaml").write_bytes(before)
 
 
 def test_an_interrupted_training_goes_on_where_it_stopped(project):

@@ -54,7 +54,9 @@ def test_below_the_least_it_is_said_how_much_that_is(network, image):
         strips.stylize(network, image, max_memory=1000)
 
 
-def test_wide_and_tall_pictures_are_painted_alike_in_strips(network, image):
+@pytest.mark.parametrize(("h", "w"), [(90, 150), (150, 90)])
+def test_wide_and_tall_pictures_are_painted_alike_in_strips(network, h, w):
+    image = torch.rand(1, 3, h, w)
     last = [*strips._ways(network, image)][-1]
     assert apart(last.take(None), stylize(network, image)) < HUNDREDTH
 
