@@ -72,7 +72,7 @@ def timed(name, work):
     work()
     times[name].append(time.perf_counter() - began)
 
-losses = Losses(1.0, 1.0, 0.0, 2.0)
+losses = Losses(1.0, 1.0, 0.0, 0.0, 2.0)
 with tracking.record("telling", run_id=None, params={{}}, tags={{}}) as tracked:
     teller = train.Teller(parts, journal, tracked, lambda step, note="": None)
     teller.begin(1000)  # between two samples

@@ -80,14 +80,17 @@ def loss(
         painting(picture, style.size).to(device, memory_format=torch.channels_last),
         content_layer=wanted.content_layer,
         style_layers=wanted.style_layers,
-        weights=weights(style),
+        weights=weights(wanted, style),
     )
 
 
-def weights(style: params.Style) -> Weights:
+def weights(wanted: params.Loss, style: params.Style) -> Weights:
     """How much each term counts; ``strength`` multiplies the painting's share."""
     return Weights(
-        style.content_weight, style.strength * style.style_weight, style.variation_weight
+        content=style.content_weight,
+        style=style.strength * style.style_weight,
+        variation=style.variation_weight,
+        grid=wanted.grid_weight,
     )
 
 

@@ -56,6 +56,7 @@ class Loss:
     network: str  # a name of the catalogue, or a path
     content_layer: str  # such as relu3_1
     style_layers: Mapping[str, Weight]  # layer -> how much it counts
+    grid_weight: Weight = 0.1  # how much a checkerboard counts
 
     def __post_init__(self) -> None:
         if not any(self.style_layers.values()):

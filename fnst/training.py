@@ -47,6 +47,7 @@ class Losses:
     content: float
     style: float
     variation: float
+    grid: float
     total: float
 
 
@@ -54,23 +55,23 @@ class Meter:
     """The weighted terms, summed up where they are computed until somebody asks for their mean.
 
     Attributes:
-        sums: content, style and variation, each the mean over a batch, and the number of batches.
+        sums: content, style, variation and grid, each the mean over a batch, and how many batches.
     """
 
     def __init__(self, device: torch.device) -> None:
-        self.sums: Float[Tensor, 4] = torch.zeros(4, device=device)
+        self.sums: Float[Tensor, 5] = torch.zeros(5, device=device)
 
     def add(self, terms: Terms) -> None:
         """Count a batch."""
-        means = [terms.content.mean(), terms.style.mean(), terms.variation.mean()]
+        each = (terms.content, terms.style, terms.variation, terms.grid)
+        means = [term.mean() for term in each]
         self.sums += torch.stack([*means, torch.ones_like(means[0])]).detach()
 
     def read(self) -> Losses:
         """The mean over the batches, of all processes, since the last time; waits for the GPU."""
-        content, style, variation, batches = distributed.average(self.sums).tolist()
+        *sums, batches = distributed.average(self.sums).tolist()
         self.sums.zero_()
-        total = content + style + variation
-        return Losses(*(value / batches for value in (content, style, variation, total)))
+        return Losses(*(value / batches for value in (*sums, sum(sums))))
 
 
 class Learner:

@@ -12,7 +12,7 @@ from fnst.images import Picture
 from fnst.losses import Weights, moments
 
 SHAPE = params.Network(width=4, blocks=1, downsampling="max_pool", upsampling="transposed")
-LOSS = params.Loss("small", "relu2_1", {"relu1_1": 0.5, "relu3_1": 0.25})
+LOSS = params.Loss("small", "relu2_1", {"relu1_1": 0.5, "relu3_1": 0.25}, grid_weight=7.0)
 STYLE = params.Style(
     "wave.png", size=48, content_weight=2.0, style_weight=3.0, variation_weight=5.0
 )
@@ -93,13 +93,12 @@ def test_every_value_of_the_loss_is_in_its_place(picture, small_vgg_file):
     loss = made(picture, small_vgg_file)
     assert loss.content_layer == "relu2_1"
     assert loss.style_layers == {"relu1_1": 0.5, "relu3_1": 0.25}
-    weights = loss.weights
-    assert (weights.content, weights.style, weights.variation) == (2.0, 3.0, 5.0)
+    assert loss.weights == Weights(content=2.0, style=3.0, variation=5.0, grid=7.0)
 
 
 def test_strength_multiplies_what_the_painting_counts_and_nothing_else():
     stronger = dataclasses.replace(STYLE, strength=4.0)
-    assert build.weights(stronger) == Weights(content=2.0, style=12.0, variation=5.0)
+    assert build.weights(LOSS, stronger) == Weights(2.0, 12.0, variation=5.0, grid=7.0)
 
 
 def test_the_target_is_the_painting_at_its_size(picture, small_vgg_file):

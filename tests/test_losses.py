@@ -10,6 +10,7 @@ from fnst.losses import (
     Terms,
     Weights,
     content_loss,
+    grid_loss,
     moments,
     style_loss,
     total_variation,
@@ -30,12 +31,12 @@ def made(extract, style, weights=None, content_layer="deep", style_layers=None):
         style,
         content_layer=content_layer,
         style_layers=style_layers or {"shallow": 1.0, "deep": 0.5},
-        weights=weights or Weights(1.0, 12.0, 0.1),
+        weights=weights or Weights(1.0, 12.0, 0.1, 0.1),
     )
 
 
 def same(one: Terms, other: Terms):
-    for name in ("content", "style", "variation", "total"):
+    for name in ("content", "style", "variation", "grid", "total"):
         assert_close(getattr(one, name), getattr(other, name))
     return True
 
@@ -150,6 +151,24 @@ def test_variation_of_one_edge_is_its_square_times_its_share_of_the_crossings():
     assert_close(total_variation(image.transpose(2, 3)), torch.tensor([2.0**2 / 5]))
 
 
+def test_a_grid_is_how_far_one_kind_of_pixel_sticks_out():
+    image = torch.full((1, 3, 16, 24), 0.5)
+    image[..., 1::4, 2::4] += 8 / 255  # one pixel in sixteen, by eight levels
+    assert_close(grid_loss(image), torch.tensor([8.0**2 * (1 / 16) * (15 / 16)]))
+
+
+def test_what_does_not_repeat_in_every_square_is_no_grid():
+    slope = torch.linspace(0, 1, 5).repeat_interleave(4).expand(1, 3, 20, 20)
+    squares = torch.kron(torch.rand(1, 3, 6, 4), torch.ones(4, 4))
+    assert_close(grid_loss(slope), torch.zeros(1), atol=1e-6, rtol=0)
+    assert_close(grid_loss(squares), torch.zeros(1), atol=1e-6, rtol=0)
+
+
+def test_pixels_beyond_the_last_whole_square_are_left_out():
+    image = torch.rand(2, 3, 18, 23)
+    assert_close(grid_loss(image), grid_loss(image[..., :16, :20]))
+
+
 # --- together -------------------------------------------------------------------------------------
 
 
@@ -168,19 +187,23 @@ def test_flat_pictures_score_what_can_be_worked_out_by_hand():
 
 def test_each_weight_scales_its_own_term(extract):
     style, stylized, photos = (torch.rand(1, 3, 16, 16) for _ in range(3))
-    one = made(extract, style, Weights(1.0, 1.0, 1.0))(stylized, photos)
-    weighted = made(extract, style, Weights(2.0, 3.0, 5.0))(stylized, photos)
+    one = made(extract, style, Weights(1.0, 1.0, 1.0, 1.0))(stylized, photos)
+    weighted = made(extract, style, Weights(2.0, 3.0, 5.0, 7.0))(stylized, photos)
     assert_close(weighted.content, 2 * one.content)
     assert_close(weighted.style, 3 * one.style)
     assert_close(weighted.variation, 5 * one.variation)
+    assert_close(weighted.grid, 7 * one.grid)
     assert_close(one.variation, total_variation(stylized))
-    assert_close(weighted.total, weighted.content + weighted.style + weighted.variation)
+    assert_close(one.grid, grid_loss(stylized))
+    terms = (weighted.content, weighted.style, weighted.variation, weighted.grid)
+    assert_close(weighted.total, torch.stack(terms).sum(0))
 
 
-def test_variation_is_off_unless_it_is_asked_for(extract):
+def test_variation_and_grid_are_off_unless_they_are_asked_for(extract):
     loss = made(extract, torch.rand(1, 3, 16, 16), Weights())
     terms = loss(torch.rand(2, 3, 16, 16), torch.rand(2, 3, 16, 16))
     assert torch.equal(terms.variation, torch.zeros(2))
+    assert torch.equal(terms.grid, torch.zeros(2))
 
 
 def test_features_times_seven_give_the_same_losses(extract):
@@ -258,7 +281,7 @@ def test_pictures_of_another_size_than_the_style_can_be_judged(extract):
 
 
 def test_the_original_projects_weights_are_the_defaults():
-    assert Weights() == Weights(content=1.0, style=12.0, variation=0.0)
+    assert Weights() == Weights(content=1.0, style=12.0, variation=0.0, grid=0.0)
 
 
 def test_each_layer_tells_its_own_distance_before_any_weight(extract):

@@ -103,7 +103,7 @@ def test_the_first_report_is_the_loss_before_any_step(loss):
     (_, first), *_ = run(made, loss, steps=1)
     assert first.content == pytest.approx(terms.content.mean().item(), rel=1e-3)
     assert first.style == pytest.approx(terms.style.mean().item(), rel=1e-3)
-    assert first.total == pytest.approx(first.content + first.style + first.variation)
+    assert first.total == pytest.approx(first.content + first.style + first.variation + first.grid)
 
 
 def test_each_step_takes_the_rate_of_its_own_number(loss):
