@@ -32,7 +32,7 @@ import numpy as np
 import PIL
 from jaxtyping import UInt8
 
-from fnst import files, images
+from fnst import colours, files, images
 from fnst.collection import Entry
 from fnst.errors import ImageError
 from fnst.files import readable
@@ -58,7 +58,7 @@ LARGE_BYTES = images.LARGE_PIXELS * 3
 AHEAD = 4
 
 # What decides how a photograph becomes a square.
-CODE = (Path(__file__), Path(images.__file__))
+CODE = (Path(__file__), Path(images.__file__), Path(colours.__file__))
 
 # Whatever a call may have written, whole or unfinished.
 OURS = re.compile(r"\.?(\d{5}\.npy|\d{5}\.json|set\.json)(\..*)?")

@@ -393,7 +393,7 @@ def test_another_program_makes_everything_anew(target, fours, tmp_path, monkeypa
 
 
 def test_the_program_is_what_decides_how_a_photograph_becomes_a_square():
-    assert [path.name for path in packing.CODE] == ["packing.py", "images.py"]
+    assert [path.name for path in packing.CODE] == ["packing.py", "images.py", "colours.py"]
 
 
 def test_another_pillow_makes_everything_anew(target, fours, monkeypatch):
