@@ -19,8 +19,8 @@ PIPE = "-"  # as a photo, what is piped in; as the output, what is piped out
 PIPED = "standard input"
 MOST_PIPED = 2**31  # bytes; chosen by us: more than any picture, less than a mistake takes
 
-# How `_name` ends: a style and its version.
-RESULT = re.compile(r"-[a-z0-9]+(-[a-z0-9]+)*-v[0-9]+$")
+# How names of results go on after the photograph's: a style and its version, and perhaps more.
+RESULT = re.compile(r"-[a-z0-9]+(-[a-z0-9]+)*-v[0-9]+(-|$)")
 
 # What a photograph becomes that keeps no format of its own: small where it was small.
 CONVERTED = {".heic": ".jpg", ".heif": ".jpg"}

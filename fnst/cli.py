@@ -13,7 +13,9 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +26,11 @@ from fnst.errors import CheckpointError, FnstError, ImageError, RegistryError
 if TYPE_CHECKING:
     from typing import TextIO
 
+    import torch
+
     from fnst.batch import Job, Plan
+    from fnst.controls import Controls, Ingredient
+    from fnst.images import Picture
     from fnst.network import TransformerNetwork
     from fnst.overlap import Done
     from fnst.progress import Update
@@ -63,6 +69,7 @@ Alias = Annotated[
 ]
 
 DEBUG = "FNST_DEBUG"
+CONTROLS = "Controls"  # the heading above them in the help
 
 
 def _print_version(wanted: bool) -> bool:
@@ -92,15 +99,29 @@ def options(
 # --- stylize --------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Painter:
+    """What paints each photograph, and what to call it."""
+
+    paint: "Callable[[Picture], Picture]"
+    label: str  # in the names of results
+    said: str  # to the reader
+
+
 @app.command(
     epilog=_examples(
         "`fnst stylize photo.jpg` uses the champion of the only style",
         "`fnst stylize --model-version 3 photo.jpg` uses version 3",
-        "`fnst stylize --style great-wave -o painted/ photos/` fills a folder with all in another",
+        "`fnst stylize -o painted/ photos/` fills a folder with all pictures of another",
         "`fnst stylize -o painted/ 'photos/**/*.jpg'` takes what fits a pattern",
         "`fnst stylize -o wave.webp --quality 80 photo.jpg` names the result and its format",
         "`fnst stylize moving.gif` paints frame by frame",
         "`fnst stylize - < photo.jpg > painted.jpg` reads and writes pipes",
+        "`fnst stylize --max-memory 2GB panorama.tif` paints 48 megapixels and more",
+        "`fnst stylize --strength 0.5 --keep-colors photo.jpg` paints half, in the photo's colours",
+        "`fnst stylize --stroke-size 2 --mask sky.png photo.jpg` paints large strokes, in the sky",
+        "`fnst stylize --blend great-wave:0.7,starry-night:0.3 photo.jpg` mixes two styles",
+        "`fnst stylize -m 1,2 --compare photo.jpg` shows photo and versions on one sheet",
     )
 )
 def stylize(
@@ -109,8 +130,67 @@ def stylize(
         typer.Argument(metavar="PHOTO", help="Pictures, folders, patterns, or - to pipe one in."),
     ],
     style: Style = None,
-    number: Number = None,
+    numbers: Annotated[
+        str | None,
+        typer.Option(
+            "--model-version",
+            "-m",
+            metavar="N[,N...]",
+            help="A version, as `fnst models` lists them; several side by side on one sheet.",
+        ),
+    ] = None,
     alias: Alias = None,
+    strength: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1.5,
+            help="How much is painted: 0 is the photo, 1 the painting; above it, painted again.",
+            rich_help_panel=CONTROLS,
+        ),
+    ] = 1.0,
+    keep_colors: Annotated[
+        bool,
+        typer.Option(
+            "--keep-colors",
+            help="Take the painting's strokes and the photo's colours.",
+            rich_help_panel=CONTROLS,
+        ),
+    ] = False,
+    stroke_size: Annotated[
+        float,
+        typer.Option(
+            min=0.25,
+            max=16,
+            help="How large the strokes are: 2 is twice as large; the picture's size stays.",
+            rich_help_panel=CONTROLS,
+        ),
+    ] = 1.0,
+    blend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STYLE[@VERSION][:WEIGHT],...",
+            help="Mix styles, such as great-wave:0.7,starry-night:0.3; a version or alias after @.",
+            rich_help_panel=CONTROLS,
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            readable=False,  # read, and said what is wrong with it, where all pictures are
+            help="A picture that is white where to paint and black where not; stretched to each.",
+            rich_help_panel=CONTROLS,
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Write a sheet with the photo beside the result.",
+            rich_help_panel=CONTROLS,
+        ),
+    ] = False,
     output: Annotated[
         str | None,
         typer.Option(
@@ -135,35 +215,44 @@ def stylize(
     device: Annotated[
         str, typer.Option("--device", "-d", help="cpu, cuda, cuda:1, mps; auto is the best here.")
     ] = "auto",
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="How much memory painting may take, such as 2GB; three quarters of what is free "
+            "if nothing is said. Large pictures pass in strips, with the same result.",
+        ),
+    ] = None,
 ) -> None:
     """Repaint photographs; each comes out in the size and format it went in.
 
     Of many, what is done is not done twice: an interrupted batch goes on where it stopped.
     """
-    _check_one_way(number, alias)
+    _check_one_way({"--model-version": numbers, "--alias": alias, "--blend": blend})
+    _check_one_way({"--style": style, "--blend": blend})
     _check_project()
-    from functools import partial
-
-    from fnst import batch, overlap
+    from fnst import batch, controls, memory, overlap
     from fnst.stylize import device as find_device
-    from fnst.stylize import stylize as paint
 
     where = find_device(device)
-    model, network = _load(style, number, alias)
+    limit = memory.parse(max_memory) if max_memory else memory.budget(where)
+    steering = controls.Controls(
+        stroke_size=stroke_size,
+        strength=strength,
+        keep_colors=keep_colors,
+        mask=controls.load_mask(mask) if mask else None,
+    )
+    versions = [controls.Ingredient(style, version) for version in _wanted(numbers, alias)]
+    mixtures = [controls.ingredients(blend)] if blend else [[version] for version in versions]
+    painter = _painter(mixtures, steering, where, limit, compare=compare)
     try:
-        plan = batch.plan(
-            photos,
-            output,
-            f"{model.style}-v{model.number}",
-            overwrite=overwrite,
-            piped=_piped_in,
-        )
+        plan = batch.plan(photos, output, painter.label, overwrite=overwrite, piped=_piped_in)
     except batch.OutputError as error:
         raise typer.BadParameter(str(error)) from error
-    out = _where_to_talk(plan)
-    stopwatch = overlap.Stopwatch(partial(paint, network.to(where)))
-    finished = overlap.run(stopwatch, plan.jobs, quality=quality, allow_huge=allow_huge)
+    paint = overlap.Stopwatch(painter.paint)
+    finished = overlap.run(paint, plan.jobs, quality=quality, allow_huge=allow_huge)
     painted: list[Job] = []
+    out = _where_to_talk(plan)
     began = time.perf_counter()
     try:
         _watch(finished, plan, painted, out)
@@ -175,8 +264,56 @@ def stylize(
             file=sys.stderr,
         )
         raise typer.Exit(130) from None
-    share = stopwatch.seconds / (time.perf_counter() - began)
-    _conclude(plan, painted, f"{model.style} version {model.number}", share, output, out)
+    share = paint.seconds / (time.perf_counter() - began)
+    _conclude(plan, painted, painter.said, share, output, out)
+
+
+def _wanted(numbers: str | None, alias: str | None) -> list[str | None]:
+    """The versions of ``1,2``, each once; else the alias, which may be none."""
+    if numbers is None:
+        return [alias]
+    parts = [part.strip() for part in numbers.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise typer.BadParameter(f"expected a version such as 3, or several as 1,2, got {numbers}")
+    return [*dict.fromkeys(parts)]
+
+
+def _painter(
+    mixtures: "Sequence[Sequence[Ingredient]]",
+    steering: "Controls",
+    where: "torch.device",
+    limit: int,
+    *,
+    compare: bool,
+) -> Painter:
+    """What paints with one mixture, or with several side by side on a sheet."""
+    from fnst import controls, sheets, strips
+
+    paints, labels = {}, []
+    for mixture in mixtures:
+        found = [_load(each.style, each.number, each.alias) for each in mixture]
+        weights = [each.weight for each in mixture]
+        name, label = _called([model for model, _ in found], weights)
+        brushes = [
+            partial(strips.stylize, network.to(where), max_memory=limit) for _, network in found
+        ]
+        paints[name] = controls.compose(list(zip(brushes, weights, strict=True)), steering)
+        labels.append(label)
+    label = "-".join(labels) + steering.label + ("-compare" if compare else "")
+    return Painter(sheets.painter(paints, before=compare), label, ", ".join(paints))
+
+
+def _called(models: "Sequence[Model]", weights: Sequence[float]) -> tuple[str, str]:
+    """What a mixture of versions is called, and what that is in the name of a file."""
+    names = [f"{model.style} version {model.number}" for model in models]
+    labels = [f"{model.style}-v{model.number}" for model in models]
+    if len(models) == 1:
+        return names[0], labels[0]
+    shares = [weight / sum(weights) for weight in weights]
+    return (
+        " and ".join(f"{share:.0%} {name}" for share, name in zip(shares, names, strict=True)),
+        "-".join(f"{label}-{share:.2g}" for share, label in zip(shares, labels, strict=True)),
+    )
 
 
 def _load(
@@ -306,6 +443,8 @@ def models(
                 "aliases": list(v.aliases),
                 "created": v.created.isoformat(),
                 "run_id": v.run_id,
+                "gate": str(v.verdict) if v.verdict else None,
+                "forced": v.forced,
                 "metrics": v.metrics,
             }
             for v in found
@@ -319,7 +458,7 @@ def models(
 
 def _table(found: Sequence[Any]) -> None:
     table = _plain_table(
-        ("style", "version", "alias", "registered"), ("content", "style loss", "total")
+        ("style", "version", "alias", "gate", "registered"), ("content", "style loss", "total")
     )
     for v in found:
         numbers = [f"{v.metrics[k]:.3f}" if k in v.metrics else "" for k in ("content", "style")]
@@ -327,7 +466,8 @@ def _table(found: Sequence[Any]) -> None:
         share = f" ({v.metrics['relative_total']:.0%})" if "relative_total" in v.metrics else ""
         moment = v.created.astimezone().strftime("%Y-%m-%d %H:%M")
         aliases = ", ".join(v.aliases)
-        table.add_row(v.style, str(v.number), aliases, moment, *numbers, total + share)
+        gate = "forced" if v.forced else v.verdict.word if v.verdict else ""
+        table.add_row(v.style, str(v.number), aliases, gate, moment, *numbers, total + share)
     _print_wide(table)
     print("\nLosses on held-out photographs; in brackets, the share of the untouched ones' loss.")
 
@@ -353,7 +493,7 @@ def _print_wide(table: Any) -> None:
 @app.command(epilog=_examples("`fnst show`", "`fnst show --model-version 3`"))
 def show(style: Style = None, number: Number = None, alias: Alias = None) -> None:
     """Show a version's model card: what it is, what it scored, where it comes from."""
-    _check_one_way(number, alias)
+    _check_one_way({"--model-version": number, "--alias": alias})
     _check_project()
     from fnst import registry
 
@@ -361,8 +501,10 @@ def show(style: Style = None, number: Number = None, alias: Alias = None) -> Non
     version = registry.get(style, number) if number else _aliased(style, alias)
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
     print(f"{version.style} version {version.number}{aliases}, run {version.run_id}")
-    if gate := version.tags.get("gate"):
-        print(gate)
+    if version.verdict:
+        print(f"gate: {version.verdict}")
+    if version.forced:
+        print(f"made champion {version.forced}")
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.markdown import Markdown
@@ -383,16 +525,28 @@ def _aliased(style: str, alias: str | None) -> Any:
     raise RegistryError(f"Style {style} has no alias {wanted!r}; its versions: {numbers}.")
 
 
-@app.command(epilog=_examples("`fnst promote 2`", "`fnst promote 2 --style great-wave`"))
+@app.command(
+    epilog=_examples(
+        "`fnst promote 2`",
+        "`fnst promote 2 --style great-wave`",
+        "`fnst promote 2 --force` although the gate refused it",
+    )
+)
 def promote(
     number: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="The new champion.")],
     style: Style = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Even a version that the gate refused; it is written on it by whom."
+        ),
+    ] = False,
 ) -> None:
     """Make a version the champion, which is what `fnst stylize` uses when none is named."""
     _check_project()
     from fnst import registry
 
-    version = registry.promote(style or registry.only_style(), number)
+    version = registry.promote(style or registry.only_style(), number, force=force)
     print(f"{version.style}: version {version.number} is the champion now")
 
 
@@ -449,6 +603,48 @@ def _needs_table(found: Sequence[Any]) -> None:
     _print_wide(table)
 
 
+@app.command(
+    epilog=_examples(
+        "`fnst sweep` draws the first style of params.yaml at strengths 0.25 to 4",
+        "`fnst sweep --style great-wave --strengths 0.5,1,2 --photo cat.jpg`",
+    )
+)
+def sweep(
+    style: Annotated[
+        str | None, typer.Option("--style", "-s", help="A row of params.yaml; else the first.")
+    ] = None,
+    strengths: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBERS", help="As in 0.5,1,2; 0.25,0.5,1,2,4 if nothing is said."),
+    ] = None,
+    photo: Annotated[
+        Path | None,
+        typer.Option(readable=False, help="What to show them on; else a held-out photograph."),
+    ] = None,
+) -> None:
+    """Train a style at several strengths, and draw content against style, a picture per point.
+
+    Each strength takes a whole training, once. Interrupted, it goes on where it stopped.
+    """
+    _check_project()
+    from fnst import params
+    from fnst import sweep as sweeping
+
+    wanted = _numbers(strengths) if strengths else sweeping.STRENGTHS
+    style = style or next(iter(params.load().styles))
+    print(f"The trade-off of {style} is in {sweeping.sweep(style, wanted, photo)}")
+
+
+def _numbers(text: str) -> list[float]:
+    from fnst import params
+
+    try:
+        given = [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"expected numbers such as 0.5,1,2, got {text!r}") from error
+    return [params.read(params.Strength, number, "--strengths") for number in given]
+
+
 @app.command(epilog=_examples("`fnst summary`"))
 def summary() -> None:
     """Say what the last `dvc repro` made, stylize a photograph with it, and say where to look."""
@@ -483,18 +679,20 @@ def summary() -> None:
 
 def _sample(style: str, version: int, weights: str, folder: Path) -> Path:
     """A sample photograph, stylized with this version unless these weights have done it before."""
-    from functools import partial
+    import torch
 
-    from fnst import assets, batch, overlap
+    from fnst import assets, batch, controls, memory, overlap
     from fnst.params import project_root
-    from fnst.stylize import stylize
 
     target = folder / f"stylized-{weights[:8]}.jpg"
     if not target.exists():
         raw = project_root() / "data" / "raw" / "sample"
         photo = assets.get(assets.find("sample-china"), raw)
-        _, network = _load(style, version, None)
-        for done in overlap.run(partial(stylize, network), [batch.Job(photo, target, ".jpg")]):
+        mixture = [controls.Ingredient(style, str(version))]
+        cpu = torch.device("cpu")
+        limit = memory.budget(cpu)
+        painter = _painter([mixture], controls.Controls(), cpu, limit, compare=False)
+        for done in overlap.run(painter.paint, [batch.Job(photo, target, ".jpg")]):
             if done.error:
                 raise done.error
     return target
@@ -503,9 +701,10 @@ def _sample(style: str, version: int, weights: str, folder: Path) -> Path:
 # --- what all commands share ----------------------------------------------------------------------
 
 
-def _check_one_way(number: int | None, alias: str | None) -> None:
-    if number and alias:
-        raise typer.BadParameter("say either --model-version or --alias, not both")
+def _check_one_way(ways: dict[str, object]) -> None:
+    said = [name for name, value in ways.items() if value is not None]
+    if len(said) > 1:
+        raise typer.BadParameter(f"say either {said[0]} or {said[1]}, not both")
 
 
 def _check_project() -> None:

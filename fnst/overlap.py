@@ -18,10 +18,12 @@ from typing import Generic, TypeVar
 from fnst import batch, files, images, originals, results
 from fnst.batch import PIPED, Job
 from fnst.errors import FnstError, HugeError, ImageError
+from fnst.images import Picture
 from fnst.originals import Frame
-from fnst.stylize import Image, Paint
 
 T = TypeVar("T")
+
+Painter = Callable[[Picture], Picture]
 
 # No more pixels than these are on their way at once, but for a picture that is larger alone; chosen
 # by us: a gigabyte, and four pictures of a camera.
@@ -43,21 +45,21 @@ class Done:
 
 
 class Stopwatch:
-    """A Paint that knows for how many seconds it has painted."""
+    """A painter that knows for how many seconds it has painted."""
 
-    def __init__(self, paint: Paint) -> None:
+    def __init__(self, paint: Painter) -> None:
         self.paint, self.seconds = paint, 0.0
 
-    def __call__(self, image: Image) -> Image:
+    def __call__(self, photo: Picture) -> Picture:
         began = time.perf_counter()
         try:
-            return self.paint(image)
+            return self.paint(photo)
         finally:
             self.seconds += time.perf_counter() - began
 
 
 def run(
-    paint: Paint, jobs: Sequence[Job], *, quality: int | None = None, allow_huge: bool = False
+    paint: Painter, jobs: Sequence[Job], *, quality: int | None = None, allow_huge: bool = False
 ) -> Iterator[Done]:
     """Paint pictures one after the other; each job that is over, in their order.
 
@@ -171,7 +173,7 @@ class _Line:
                 self._pass_on(_Item(index, error=error))
             self._pass_on(_Item(index, is_end=True))
 
-    def paint_all(self, paint: Paint) -> Iterator[Done]:
+    def paint_all(self, paint: Painter) -> Iterator[Done]:
         ends = over = 0
         while ends < len(self.jobs):
             item = self.to_paint.get()
@@ -214,7 +216,7 @@ class _Line:
 
     # --- painting ---------------------------------------------------------------------------------
 
-    def _paint(self, paint: Paint, item: _Item) -> None:
+    def _paint(self, paint: Painter, item: _Item) -> None:
         if item.error and not isinstance(item.error, FnstError):
             raise item.error  # our own mistake
         if item.frame and item.index not in self.over:
@@ -257,18 +259,18 @@ class _Line:
         return item
 
 
-def _painted(paint: Paint, item: _Item, name: str) -> _Item:
+def _painted(paint: Painter, item: _Item, name: str) -> _Item:
     frame = item.frame
     assert frame
     try:
-        rgb = paint(frame.picture.rgb)
+        picture = paint(frame.picture)
     except FnstError as error:
-        return replace(item, frame=None, error=error)
+        return replace(item, frame=None, error=ImageError(f"{name}: {error}"))
     except (RuntimeError, MemoryError) as error:  # torch's words for a lack of memory
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         sentence = f"{name} could not be stylized: {reason}."
         return replace(item, frame=None, error=ImageError(sentence))
-    return replace(item, frame=replace(frame, picture=replace(frame.picture, rgb=rgb)))
+    return replace(item, frame=replace(frame, picture=picture))
 
 
 def _written(job: Job, frames: Iterator[Frame], quality: int | None) -> Done:
