@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8, UInt16
 from PIL import Image as Pillow
-from PIL import ImageFile, TiffImagePlugin
+from PIL import ImageFile
 
-Target = io.BytesIO | io.BufferedRandom  # what a file is written into; one can go back in it
+from fnst.tiff import Target
+
 Pixels = UInt16[np.ndarray, "h w c"]  # red, green, blue and perhaps alpha
 
 SWAPPED = {"B": "L", "L": "B", "N": "B" if sys.byteorder == "little" else "L"}
@@ -25,8 +26,7 @@ GREY_AND_ALPHA = "LA;16B"
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_TRUECOLOUR = {3: 2, 4: 6}  # channels to colour type (PNG, third edition, 11.2.1)
-TIFF_HEADER = b"II*\0"
-ROWS = 64  # so many are compressed at a time; in TIFF, a strip
+ROWS = 64  # so many are compressed at a time
 
 
 def is_deep(image: ImageFile.ImageFile) -> bool:
@@ -106,7 +106,12 @@ def write_png(file: Target, pixels: Pixels, options: Mapping[str, Any]) -> None:
     packer = zlib.compressobj()
     above = np.zeros((1, w * channels * 2), np.uint8)
     for top in range(0, h, ROWS):
-        rows = pixels[top : top + ROWS].astype(">u2").view(np.uint8).reshape(-1, above.shape[1])
+        rows = (
+            pixels[top : top + ROWS]
+            .astype(">u2", order="C")
+            .view(np.uint8)
+            .reshape(-1, above.shape[1])
+        )
         write_chunk(file, b"IDAT", packer.compress(_filtered(rows, above)))
         above = rows[-1:]
     write_chunk(file, b"IDAT", packer.flush())
@@ -118,49 +123,3 @@ def _filtered(rows: UInt8[np.ndarray, "h w"], above: UInt8[np.ndarray, "1 w"]) -
     differences = rows - np.concatenate((above, rows[:-1]))
     kind = np.full((len(rows), 1), 2, np.uint8)
     return np.concatenate((kind, differences), 1).tobytes()
-
-
-# --- TIFF -----------------------------------------------------------------------------------------
-
-
-def write_tiff(file: Target, pixels: Pixels, tags: Mapping[int, Any]) -> None:
-    """Write a TIFF of 16 bits a colour in deflated strips; ``tags`` go into its directory."""
-    h, w, channels = pixels.shape
-    file.write(TIFF_HEADER + bytes(4))
-    offsets, lengths = [], []
-    for top in range(0, h, ROWS):
-        rows = pixels[top : top + ROWS]
-        steps = np.concatenate((rows[:, :1], rows[:, 1:] - rows[:, :-1]), 1)
-        strip = zlib.compress(steps.astype("<u2").tobytes())
-        offsets.append(file.tell())
-        lengths.append(len(strip))
-        file.write(strip + bytes(len(strip) % 2))
-    directory = TiffImagePlugin.ImageFileDirectory_v2(TIFF_HEADER + bytes(4))
-    for tag, value in tags.items():
-        directory[tag] = value
-    for tag, value in _structure(w, h, channels, offsets, lengths).items():
-        directory[tag] = value
-    start = file.tell()
-    file.write(directory.tobytes(start))
-    file.seek(len(TIFF_HEADER))
-    file.write(struct.pack("<I", start))
-    file.seek(0, io.SEEK_END)
-
-
-def _structure(
-    w: int, h: int, channels: int, offsets: list[int], lengths: list[int]
-) -> dict[int, Any]:
-    """The tags that say where the pixels are and what they mean (TIFF 6.0, section 8 and 14)."""
-    return {
-        256: w,
-        257: h,
-        258: (16,) * channels,
-        259: 8,  # deflate (Adobe Photoshop TIFF Technical Notes, 2002)
-        262: 2,  # RGB
-        273: tuple(offsets),
-        277: channels,
-        278: ROWS,
-        279: tuple(lengths),
-        284: 1,  # channels beside each other
-        317: 2,  # differences from the pixel to the left
-    } | ({338: 2} if channels == 4 else {})  # alpha that colours were not multiplied with

@@ -427,8 +427,14 @@ def _scans(image: Opened) -> int:
 
 def _upright(image: Pillow.Image) -> Pillow.Image:
     image.load()  # some formats keep what follows behind their pixels
-    turned = image.getexif().get(ORIENTATION, 1) != 1
-    return ImageOps.exif_transpose(image) if turned else image
+    return ImageOps.exif_transpose(image) if _is_turned(image) else image
+
+
+def _is_turned(image: Pillow.Image) -> bool:
+    try:
+        return bool(image.getexif().get(ORIENTATION, 1) != 1)
+    except Exception:  # damaged EXIF makes Pillow raise almost anything, and says nothing
+        return False
 
 
 def _alpha(image: Pillow.Image) -> UInt8[torch.Tensor, "1 1 h w"] | None:

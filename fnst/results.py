@@ -17,10 +17,10 @@ import torch
 from PIL import GifImagePlugin, PngImagePlugin
 from PIL import Image as Pillow
 
-from fnst import colours, deep, images
-from fnst.deep import Target
+from fnst import colours, deep, images, tiff
 from fnst.images import FORMATS, KEEPS_ALPHA
 from fnst.originals import About, Frame
+from fnst.tiff import Target
 
 # How good a lossy result is, 1 to 100, in these formats.
 HAS_QUALITY = {"JPEG", "WEBP", "AVIF"}
@@ -29,6 +29,9 @@ HAS_QUALITY = {"JPEG", "WEBP", "AVIF"}
 SEGMENT = {"exif": 65_533, "xmp": 65_504}
 
 MOST_PLAYS = 65_535  # GIF and WebP count them in 16 bits
+
+# Where a WebP that moves has flags, and which of them is alpha's (RFC 9649, 2.7.1).
+WEBP_FLAGS, WEBP_ALPHA = 20, 0x10
 
 # Below this, a pixel of a GIF is clear: it knows nothing between.
 HALF = 128
@@ -65,16 +68,22 @@ def _write_still(file: Target, frame: Frame, options: dict[str, Any]) -> None:
     kind, picture = options["format"], frame.picture
     if kind == "GIF":
         _write_gif(file, iter([frame]), frame.about, options)
+    elif kind == "TIFF":
+        tiff.write(file, _pixels(picture), _tags(frame.about))
     elif picture.depth > 8 and kind == "PNG":
-        deep.write_png(file, _levels(picture), options | _said(kind, frame.about))
-    elif picture.depth > 8 and kind == "TIFF":
-        deep.write_tiff(file, _levels(picture), _tags(frame.about))
+        deep.write_png(file, _deep(picture), options | _said(kind, frame.about))
     else:
         image = images.to_pillow(picture, keeps_alpha=kind in KEEPS_ALPHA)
         image.save(file, **options, **_said(kind, frame.about))
 
 
-def _levels(picture: images.Picture) -> deep.Pixels:
+def _pixels(picture: images.Picture) -> tiff.Pixels:
+    if picture.depth > 8:
+        return _deep(picture)
+    return np.asarray(images.to_pillow(picture, keeps_alpha=True))
+
+
+def _deep(picture: images.Picture) -> deep.Pixels:
     """Sixteen bits of each colour, and of alpha."""
     planes = [images.to_floats(picture.rgb)]
     if picture.alpha is not None:
@@ -93,11 +102,9 @@ def _said(kind: str, about: About) -> dict[str, Any]:
         said["exif"] = about.exif
     if about.xmp and kind in {"JPEG", "WEBP", "AVIF"}:
         said["xmp"] = about.xmp
-    if about.xmp and kind == "TIFF":
-        said["tiffinfo"] = {700: about.xmp}
     if about.xmp and kind == "PNG":
         said["pnginfo"] = _xmp_chunk(about.xmp)
-    if about.dpi and kind in {"JPEG", "PNG", "TIFF", "BMP"}:
+    if about.dpi and kind in {"JPEG", "PNG", "BMP"}:
         said["dpi"] = about.dpi
     if about.has_profile and kind not in {"GIF", "BMP"}:
         said["icc_profile"] = colours.srgb_profile()
@@ -113,7 +120,7 @@ def _xmp_chunk(xmp: bytes) -> PngImagePlugin.PngInfo:
 
 
 def _tags(about: About) -> dict[int, Any]:
-    """The same as tags of a TIFF."""
+    """The same, as tags of a TIFF."""
     tags: dict[int, Any] = {}
     if about.exif:
         exif = Pillow.Exif()
@@ -162,6 +169,17 @@ def _write_film(
     film = _Film(frames, about.frames)
     said = _said(options["format"], about) | {"loop": min(about.plays or 0, MOST_PLAYS)}
     film.save(file, save_all=True, duration=film.milliseconds, **options, **said)
+    if options["format"] == "WEBP" and film.mode == "RGBA":
+        _say_clear(file)
+
+
+def _say_clear(file: Target) -> None:
+    """Tell that there is alpha: libwebp does not where all frames are solid, but small."""
+    file.seek(WEBP_FLAGS)
+    (flags,) = file.read(1)
+    file.seek(WEBP_FLAGS)
+    file.write(bytes([flags | WEBP_ALPHA]))
+    file.seek(0, io.SEEK_END)
 
 
 def _write_gif(
