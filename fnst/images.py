@@ -66,6 +66,13 @@ MOST_PIXELS = 250_000_000
 Pillow.MAX_IMAGE_PIXELS = MOST_PIXELS
 BOMB = (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning)
 
+# A JPEG has at least one bit for every 8x8 block (JPEG, F.1.2); the rest would be filled with grey.
+PIXELS_PER_BYTE = 8 * 64
+
+# A progressive JPEG has ten scans, or some more; each goes over all pixels, and takes few bytes.
+# Chosen by us: a second for 36 megapixels.
+MOST_SCANS = 100
+
 # A picture that takes the memory of more pixels than this while it is decoded waits until no other
 # such picture is decoded in this process; chosen by us: 128 MB, and no photograph of MS COCO waits.
 LARGE_PIXELS = 32_000_000
@@ -317,6 +324,7 @@ class Door(AbstractContextManager[Opened]):
             raise self._worded(error) from error
         try:
             self.image = Pillow.open(self.file, formats=_formats(self.file))
+            _check_plausible(self.image)
         except BaseException as error:
             said = self._worded(error) if isinstance(error, Exception) else error
             self.file.close()
@@ -370,6 +378,20 @@ class Door(AbstractContextManager[Opened]):
             return ImageError(f"{self.name}: this is not a picture that can be read.")
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         return ImageError(f"{self.name}: this picture is damaged ({reason}).")
+
+
+def _check_plausible(image: Opened) -> None:
+    """Refuse a JPEG that would decode to much more than it holds, or over and over."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    file = cast(BinaryIO, image.fp)
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    if math.prod(image.size) > size * PIXELS_PER_BYTE:
+        raise ValueError(f"{size} bytes hold no {image.width}x{image.height} pixels")
+    if image.info.get("progressive") and (scans := _scans(image)) > MOST_SCANS:
+        raise ValueError(f"expected at most {MOST_SCANS} passes over its pixels, got {scans}")
 
 
 def _formats(file: File) -> tuple[str, ...]:

@@ -258,6 +258,27 @@ def test_a_bomb_is_refused_before_it_is_decoded(side, read):
         read(png(side, side))
 
 
+def test_a_jpeg_that_holds_less_than_it_promises_is_not_filled_with_grey():
+    content = bytearray(encoded(Pillow.new("RGB", (64, 64)), "JPEG"))
+    at = content.index(b"\xff\xc0") + 5
+    content[at : at + 4] = struct.pack(">HH", 9000, 9000)
+    with pytest.raises(ImageError, match=r"damaged \(\d+ bytes hold no 9000x9000 pixels\)"):
+        images.load(bytes(content))
+
+
+def test_the_most_compressed_jpegs_are_read():
+    for options in ({}, {"progressive": True}, {"optimize": True}):
+        content = encoded(Pillow.new("L", (4096, 4096)), "JPEG", quality=1, **options)
+        assert images.size_of(content) == (4096, 4096)
+
+
+def test_a_jpeg_with_pass_after_pass_is_refused():
+    content = encoded(Pillow.new("RGB", (64, 64)), "JPEG", progressive=True)
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match="expected at most 100 passes over its pixels, got 210"):
+        images.load(content[:-2] + scan * 200 + content[-2:])
+
+
 def test_up_to_the_limit_pictures_are_welcome():
     assert images.size_of(png(15_800, 15_800)) == (15_800, 15_800)
 
