@@ -400,7 +400,7 @@ def _conclude(
     """Say which version painted and where to look; an error when photographs failed."""
     jobs, count = plan.jobs, len(painted)
     if plan.earlier:
-        print(f"left alone: {plan.earlier} results of earlier runs", file=out)
+        print(f"results of earlier runs, left alone: {plan.earlier}", file=out)
     if plan.done:
         print(f"done before: {plan.done}; --overwrite paints them again", file=out)
     if count and len(jobs) == 1:

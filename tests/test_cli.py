@@ -175,6 +175,52 @@ def test_one_bad_photo_does_not_stop_the_others(fnst):
     ]
 
 
+def test_a_folder_is_mirrored_and_goes_on_where_it_stopped(fnst):
+    for name in ("holiday/a.png", "holiday/sea/b.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        shutil.copy("other.png", name)
+    assert "2 of 2 photos" in fnst("stylize", "holiday", "-o", "out").out
+    results = [Path("out/a-ink-v1.png"), Path("out/sea/b-ink-v1.png")]
+    times = [path.stat().st_mtime_ns for path in results]
+    results[1].unlink()
+    said = fnst("stylize", "holiday", "-o", "out")
+    assert said.out.splitlines() == [
+        "done before: 1; --overwrite paints them again",
+        "Stylized with ink version 1: out/sea/b-ink-v1.png",
+    ]
+    assert results[0].stat().st_mtime_ns == times[0]
+    assert fnst("stylize", "holiday", "-o", "out").out.splitlines() == [
+        "done before: 2; --overwrite paints them again",
+        "Nothing is left to paint.",
+    ]
+    assert "2 of 2 photos" in fnst("stylize", "holiday", "-o", "out", "--overwrite").out
+
+
+def test_results_beside_their_photos_are_not_painted_again(fnst):
+    Path("holiday").mkdir()
+    shutil.copy("other.png", "holiday/a.png")
+    fnst("stylize", "holiday")
+    said = fnst("stylize", "holiday", "-m", "2")
+    assert said.out.splitlines() == [
+        "results of earlier runs, left alone: 1",
+        "Stylized with ink version 2: holiday/a-ink-v2.png",
+    ]
+
+
+def test_quality_and_format_are_the_readers_choice(fnst):
+    Image.effect_noise((64, 64), 90).convert("RGB").save("noise.png")
+    for quality in (5, 95):
+        fnst("stylize", "noise.png", "-o", f"{quality}.webp", "--quality", quality)
+    assert size_and_format("5.webp") == ((64, 64), "WEBP")
+    assert Path("5.webp").stat().st_size * 2 < Path("95.webp").stat().st_size
+
+
+def test_a_terminal_gets_no_picture(fnst, monkeypatch):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    said = fnst("stylize", "photo.jpg", "-o", "-", code=2)
+    assert "a picture is not for a terminal" in said.err
+
+
 @pytest.mark.parametrize("name", ["-dash.png", "two words é 日本.png"])
 def test_any_filename_will_do(fnst, name):
     shutil.copy("other.png", f"./{name}")
@@ -577,6 +623,19 @@ assert not slow, slow
     assert done.stdout == "Stylized with ink version 2: photo-ink-v2.jpg\n"
 
 
+def test_a_picture_is_piped_through_and_nothing_else_is(fnst):
+    fnst("stylize", "other.png")
+    command = [sys.executable, "-m", "fnst.cli", "stylize", "-"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with Path("other.png").open("rb") as photo:
+        done = subprocess.run(command, stdin=photo, capture_output=True, env=environment)
+    assert done.stdout == Path("other-ink-v1.png").read_bytes()
+    assert done.stderr == b"Stylized with ink version 1: piped out\n"
+    done = subprocess.run(command, input=b"no picture", capture_output=True, env=environment)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr == b"error: standard input: this is not a picture that can be read.\n"
+
+
 def test_what_trains_and_stylizes_needs_neither_mlflow_nor_dvc_nor_typer():
     done = python(
         """
@@ -585,6 +644,7 @@ for name in ("mlflow", "dvc", "typer"):
     sys.modules[name] = None
 import benchmarks.__main__
 import fnst.checkpoint, fnst.evaluation, fnst.images, fnst.losses, fnst.photos, fnst.training
+import fnst.overlap
 import torch
 from fnst.network import TransformerNetwork
 from fnst.stylize import stylize
