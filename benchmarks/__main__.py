@@ -11,6 +11,8 @@ from benchmarks import (
     UnavailableError,
     cold_start,
     fetch,
+    folder,
+    fuzz,
     precision,
     prepare,
     train_step,
@@ -22,6 +24,8 @@ from fnst.params import nearest
 BENCHMARKS: dict[str, Callable[[], Iterable[Result]]] = {
     "cold-start": cold_start.measure,
     "fetch": fetch.measure,
+    "folder": folder.measure,
+    "fuzz": fuzz.measure,
     "prepare": prepare.measure,
     "train-step": train_step.measure,
     "train-batches": train_step.measure_batches,

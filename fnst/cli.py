@@ -10,7 +10,9 @@ import os
 import shlex
 import shutil
 import sys
+import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,11 +24,15 @@ import typer
 from fnst.errors import CheckpointError, FnstError, ImageError, RegistryError
 
 if TYPE_CHECKING:
+    from typing import TextIO
+
     import torch
 
+    from fnst.batch import Job, Plan
     from fnst.controls import Controls, Ingredient
     from fnst.images import Picture
     from fnst.network import TransformerNetwork
+    from fnst.overlap import Done
     from fnst.progress import Update
     from fnst.shelf import Model
 
@@ -102,21 +108,15 @@ class Painter:
     said: str  # to the reader
 
 
-@dataclass(frozen=True)
-class Job:
-    """One photograph, and the file that its result becomes."""
-
-    photo: Path
-    target: Path
-    is_converted: bool  # to .png, unasked, because its own format cannot be written
-
-
 @app.command(
     epilog=_examples(
         "`fnst stylize photo.jpg` uses the champion of the only style",
         "`fnst stylize --model-version 3 photo.jpg` uses version 3",
-        "`fnst stylize --style great-wave -o painted/ *.jpg` fills a folder",
-        "`fnst stylize -o wave.png --overwrite photo.jpg` names the result",
+        "`fnst stylize -o painted/ photos/` fills a folder with all pictures of another",
+        "`fnst stylize -o painted/ 'photos/**/*.jpg'` takes what fits a pattern",
+        "`fnst stylize -o wave.webp --quality 80 photo.jpg` names the result and its format",
+        "`fnst stylize moving.gif` paints frame by frame",
+        "`fnst stylize - < photo.jpg > painted.jpg` reads and writes pipes",
         "`fnst stylize --max-memory 2GB panorama.tif` paints 48 megapixels and more",
         "`fnst stylize --strength 0.5 --keep-colors photo.jpg` paints half, in the photo's colours",
         "`fnst stylize --stroke-size 2 --mask sky.png photo.jpg` paints large strokes, in the sky",
@@ -126,8 +126,8 @@ class Job:
 )
 def stylize(
     photos: Annotated[
-        list[Path],  # what cannot be read is named when its turn comes, and stops no other
-        typer.Argument(metavar="PHOTO", readable=False, help="Pictures to repaint."),
+        list[str],  # what cannot be read is named when its turn comes, and stops no other
+        typer.Argument(metavar="PHOTO", help="Pictures, folders, patterns, or - to pipe one in."),
     ],
     style: Style = None,
     numbers: Annotated[
@@ -197,11 +197,20 @@ def stylize(
             "--output",
             "-o",
             metavar="PATH",
-            help="A file for one photo, or a folder; beside each photo if nothing is said.",
+            help="A file for one photo, a folder, or - to pipe it out; beside each photo if "
+            "nothing is said.",
         ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace results that are there already.")
+    ] = False,
+    quality: Annotated[
+        int | None,
+        typer.Option("--quality", "-q", min=1, max=100, help="Of JPEG, WebP and AVIF results."),
+    ] = None,
+    allow_huge: Annotated[
+        bool,
+        typer.Option("--allow-huge", help="Read pictures above 250 megapixels or 10,000 frames."),
     ] = False,
     device: Annotated[
         str, typer.Option("--device", "-d", help="cpu, cuda, cuda:1, mps; auto is the best here.")
@@ -215,11 +224,14 @@ def stylize(
         ),
     ] = None,
 ) -> None:
-    """Repaint photographs; each comes out in the size it went in."""
+    """Repaint photographs; each comes out in the size and format it went in.
+
+    Of many, what is done is not done twice: an interrupted batch goes on where it stopped.
+    """
     _check_one_way({"--model-version": numbers, "--alias": alias, "--blend": blend})
     _check_one_way({"--style": style, "--blend": blend})
     _check_project()
-    from fnst import controls, memory
+    from fnst import batch, controls, memory, overlap
     from fnst.stylize import device as find_device
 
     where = find_device(device)
@@ -233,12 +245,27 @@ def stylize(
     versions = [controls.Ingredient(style, version) for version in _wanted(numbers, alias)]
     mixtures = [controls.ingredients(blend)] if blend else [[version] for version in versions]
     painter = _painter(mixtures, steering, where, limit, compare=compare)
-    jobs = _jobs(photos, output, painter.label)
-    _check_nothing_is_lost(jobs, overwrite)
-    if output:
-        _make_folder(jobs[0].target.parent)
-    done = _repaint(painter.paint, jobs)
-    _conclude(painter, jobs, done, beside=output is None)
+    try:
+        plan = batch.plan(photos, output, painter.label, overwrite=overwrite, piped=_piped_in)
+    except batch.OutputError as error:
+        raise typer.BadParameter(str(error)) from error
+    paint = overlap.Stopwatch(painter.paint)
+    finished = overlap.run(paint, plan.jobs, quality=quality, allow_huge=allow_huge)
+    painted: list[Job] = []
+    out = _where_to_talk(plan)
+    began = time.perf_counter()
+    try:
+        _watch(finished, plan, painted, out)
+    except KeyboardInterrupt:
+        print(
+            "stopped: what is painted is whole, and the same command goes on with the rest"
+            if len(plan.jobs) > 1
+            else "stopped: nothing was written",
+            file=sys.stderr,
+        )
+        raise typer.Exit(130) from None
+    share = paint.seconds / (time.perf_counter() - began)
+    _conclude(plan, painted, painter.said, share, output, out)
 
 
 def _wanted(numbers: str | None, alias: str | None) -> list[str | None]:
@@ -307,80 +334,51 @@ def _load(
         return model, checkpoint.load(model.folder).network
 
 
-def _jobs(photos: Sequence[Path], output: str | None, label: str) -> list[Job]:
-    from fnst import images
+def _piped_in() -> bytes:
+    from fnst import batch
 
-    jobs = []
-    for photo in photos:
-        keeps = photo.suffix.lower() in images.FORMATS
-        name = f"{photo.stem}-{label}{photo.suffix if keeps else '.png'}"
-        target = _target(photo, name, output, len(photos))
-        jobs.append(Job(photo, target, is_converted=not keeps and target.name == name))
-    return jobs
-
-
-def _target(photo: Path, name: str, output: str | None, count: int) -> Path:
-    """Where a result goes that would be called ``name`` if the reader does not name it."""
-    from fnst import images
-
-    if output is None:
-        return photo.with_name(name)
-    place = Path(output)
-    if place.is_dir() or output.endswith(os.sep) or not place.suffix:
-        return place / name
-    if count == 1:
-        return place
-    if place.suffix.lower() in images.FORMATS:
-        raise typer.BadParameter(f"--output {output} is one file, but there are {count} photos")
-    return place / name
+    if sys.stdin.isatty():
+        raise typer.BadParameter("- reads a picture that is piped in, and nothing is")
+    content = sys.stdin.buffer.read(batch.MOST_PIPED + 1)
+    if len(content) > batch.MOST_PIPED:
+        raise ImageError(f"{batch.PIPED}: expected at most {batch.MOST_PIPED:,} bytes, got more.")
+    return content
 
 
-def _check_nothing_is_lost(jobs: Sequence[Job], overwrite: bool) -> None:
-    """Refuse, before any work, what would destroy a photograph or a result."""
-    photos = {job.photo.resolve() for job in jobs}
-    taken: dict[Path, Path] = {}
-    for job in jobs:
-        place = job.target.resolve()
-        if place in photos:
-            raise ImageError(f"{job.target} is a photo to repaint itself; choose another --output.")
-        if place in taken:
-            raise ImageError(
-                f"{taken[place]} and {job.photo} would both become {job.target}; "
-                "stylize them into different folders."
-            )
-        taken[place] = job.photo
-    there = [job.target for job in jobs if job.target.exists()]
-    if there and not overwrite:
-        others = f" (and {len(there) - 1} others)" if len(there) > 1 else ""
-        raise ImageError(f"{there[0]}{others} is there already; say --overwrite to replace it.")
+def _where_to_talk(plan: "Plan") -> "TextIO":
+    """Not where the picture goes."""
+    if all(job.target for job in plan.jobs):
+        return sys.stdout
+    if sys.stdout.isatty():
+        raise typer.BadParameter("a picture is not for a terminal; say -o FILE, or > FILE")
+    return sys.stderr
 
 
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ImageError(f"{folder}: this folder cannot be made: {error.strerror}.") from error
-
-
-def _repaint(paint: "Callable[[Picture], Picture]", jobs: Sequence[Job]) -> int:
-    """Repaint one photograph after another; one that fails is named and does not stop the rest."""
-    out, done = sys.stdout, 0  # rich may put itself in stdout's place while its bar is shown
-    is_watched = len(jobs) > 1 and sys.stderr.isatty()
-    with _bar(len(jobs)) if is_watched else contextlib.nullcontext() as update:
-        for index, job in enumerate(jobs):
+def _watch(finished: "Iterator[Done]", plan: "Plan", painted: "list[Job]", out: "TextIO") -> None:
+    """Say what becomes of each photograph as it is over, and keep those that were painted."""
+    is_watched = len(plan.jobs) > 1 and sys.stderr.isatty()
+    bar = _bar(len(plan.jobs)) if is_watched else contextlib.nullcontext()
+    with contextlib.closing(finished), bar as update:  # type: ignore[type-var]  # a generator
+        for index, done in enumerate(finished, 1):
             if update:
-                update(index, job.photo.name)
-            try:
-                _repaint_one(paint, job)
-            except FnstError as error:
-                _say(error)
+                update(index, done.job.name)
+            for note in _notes(done):
+                print(f"note: {done.job.name}: {note}", file=sys.stderr)
+            if done.error:
+                _say(done.error)
                 continue
-            done += 1
-            if len(jobs) > 1 and not (is_watched and out.isatty()):
-                print(job.target, file=out, flush=True)
-        if update:
-            update(len(jobs))
-    return done
+            painted.append(done.job)
+            if not done.job.target:
+                sys.stdout.buffer.write(done.content)
+            elif len(plan.jobs) > 1 and not (is_watched and out.isatty()):
+                print(done.job.target, file=out, flush=True)
+
+
+def _notes(done: "Done") -> "Iterator[str]":
+    if done.job.is_converted and not done.error:
+        kind = Path(done.job.name).suffix or "such"
+        yield f"became a {done.job.ending}; fnst writes no {kind} files"
+    yield from done.notes
 
 
 @contextlib.contextmanager
@@ -391,34 +389,34 @@ def _bar(count: int) -> "Iterator[Update]":
         yield update
 
 
-def _repaint_one(paint: "Callable[[Picture], Picture]", job: Job) -> None:
-    from fnst import images
-
-    picture = images.load(job.photo)
-    images.check_writable(job.target)
-    try:
-        painted = paint(picture)
-    except ImageError as error:
-        raise ImageError(f"{job.photo}: {error}") from error
-    except (RuntimeError, MemoryError) as error:  # torch's words for a lack of memory
-        raise ImageError(f"{job.photo} could not be stylized: {_reason(error)}.") from error
-    images.save(painted, job.target)
-    if job.is_converted:
-        kind = job.photo.suffix or "such"
-        print(f"note: {job.photo} became a .png; fnst writes no {kind} files", file=sys.stderr)
-
-
-def _conclude(painter: Painter, jobs: Sequence[Job], done: int, *, beside: bool) -> None:
+def _conclude(
+    plan: "Plan",
+    painted: "Sequence[Job]",
+    version: str,
+    share: float,
+    output: str | None,
+    out: "TextIO",
+) -> None:
     """Say which version painted and where to look; an error when photographs failed."""
-    if done and len(jobs) == 1:
-        print(f"Stylized with {painter.said}: {jobs[0].target}")
-    elif done:
-        names = f"*-{painter.label}.*"
-        where = f"beside the photos: {names}" if beside else f"in {jobs[0].target.parent}{os.sep}"
-        print(f"{done} of {len(jobs)} photos stylized with {painter.said}, {where}")
-    if done < len(jobs):
+    jobs, count = plan.jobs, len(painted)
+    if plan.earlier:
+        print(f"results of earlier runs, left alone: {plan.earlier}", file=out)
+    if plan.done:
+        print(f"done before: {plan.done}; --overwrite paints them again", file=out)
+    if count and len(jobs) == 1:
+        print(f"Stylized with {version}: {painted[0].target or 'piped out'}", file=out)
+    elif count:
+        where = f"in {Path(output)}{os.sep}" if output else "beside the photos"
+        print(
+            f"{count} of {len(jobs)} photos stylized with {version}, {where}; "
+            f"the network ran {share:.0%} of the time",
+            file=out,
+        )
+    elif not jobs:
+        print("Nothing is left to paint.", file=out)
+    if count < len(jobs):
         if len(jobs) > 1:
-            _say(ImageError(f"{len(jobs) - done} of {len(jobs)} photos could not be stylized."))
+            _say(ImageError(f"{len(jobs) - count} of {len(jobs)} photos could not be stylized."))
         raise typer.Exit(1)
 
 
@@ -684,7 +682,7 @@ def _sample(style: str, version: int, weights: str, folder: Path) -> Path:
     """A sample photograph, stylized with this version unless these weights have done it before."""
     import torch
 
-    from fnst import assets, controls, memory
+    from fnst import assets, batch, controls, memory, overlap
     from fnst.params import project_root
 
     target = folder / f"stylized-{weights[:8]}.jpg"
@@ -695,7 +693,9 @@ def _sample(style: str, version: int, weights: str, folder: Path) -> Path:
         cpu = torch.device("cpu")
         limit = memory.budget(cpu)
         painter = _painter([mixture], controls.Controls(), cpu, limit, compare=False)
-        _repaint_one(painter.paint, Job(photo, target, is_converted=False))
+        for done in overlap.run(painter.paint, [batch.Job(photo, target, ".jpg")]):
+            if done.error:
+                raise done.error
     return target
 
 
@@ -735,6 +735,8 @@ def main() -> None:
     """Run the command line: 0 for success, 1 when something went wrong, 2 for wrong usage."""
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # any filename
+    # Pillow's opinions about files; whatever matters becomes an error of ours.
+    warnings.filterwarnings("ignore", module="PIL")
     words = sys.argv[1:]
     ours = words[: words.index("--")] if "--" in words else words
     if "--debug" in ours:  # before the command or after it

@@ -4,6 +4,7 @@ FnstError
 ├── ParamsError         params.yaml holds an unknown key, a wrong type or an impossible value
 ├── AssetError          a file could not be had, or is not the file its hash promises
 ├── ImageError          a picture cannot be read, or a result cannot be written
+│   └── HugeError       it promises more pixels or frames than are read unasked
 ├── CheckpointError     a model on disk is damaged, foreign or made for something else
 ├── TrainingError       training cannot start, go on or end well
 ├── RegistryError       MLflow does not know this style or version, or does not answer
@@ -28,6 +29,10 @@ class AssetError(FnstError):
 
 class ImageError(FnstError):
     """A picture could not be read or written."""
+
+
+class HugeError(ImageError):
+    """A picture has more pixels or frames than anybody is likely to mean."""
 
 
 class CheckpointError(FnstError):

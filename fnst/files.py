@@ -13,20 +13,31 @@ from pathlib import Path
 from typing import Any
 
 
-def write(path: Path, content: bytes) -> None:
-    """Write beside ``path`` under a temporary name, then rename; parent folders are made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+@contextlib.contextmanager
+def whole(path: Path) -> Iterator[io.BufferedRandom]:
+    """Write beside ``path`` under a temporary name while the block lasts, then rename.
+
+    When the block fails, ``path`` is what it was before.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    temporary = Path(name)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
+        with os.fdopen(handle, "w+b") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())  # or a power cut leaves a renamed, empty file
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write ``path`` whole or not at all; parent folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as file:
+        file.write(content)
 
 
 def write_json(path: Path, value: Any) -> None:

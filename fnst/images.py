@@ -1,17 +1,18 @@
-"""Between picture files and tensors: the only module that knows Pillow, EXIF, ICC and alpha.
+"""Between picture files and tensors: upright, sRGB, alpha apart, whatever the file was.
 
-Everything that comes out of here is sRGB in [0, 1], upright, (1, 3, h, w); everything that goes in
-is the same.
+What comes out of ``load`` is in [0, 1], (1, 3, h, w), and what goes in is the same. ``read`` gives
+levels from 0 to 255 where a file has no more of them: a quarter of the memory. What else a file
+holds, more frames and what it says about itself, is for ``originals`` and ``results``.
 """
 
 import io
 import math
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -19,25 +20,43 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
-from PIL import ImageCms, ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
+from PIL import ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
 
-from fnst import files
-from fnst.errors import ImageError
+from fnst import colours, deep, files
+from fnst.errors import HugeError, ImageError
 
 Image = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
+Levels = UInt8[torch.Tensor, "1 3 h w"]  # the same picture, 0 to 255
+File = io.BytesIO | io.BufferedReader
 Opened = ImageFile.ImageFile  # to everyone else, something that has a size and can be made a square
 AnySize = Float[torch.Tensor, "1 3 _ _"]  # the same, of a size of its own
 
+_JPEG = {"format": "JPEG", "quality": 95, "subsampling": 0, "optimize": True}
+_TIFF = {"format": "TIFF", "compression": "tiff_lzw"}
+
 # What Pillow writes with these endings, and how: visually lossless rather than small.
 FORMATS: Mapping[str, Mapping[str, Any]] = {
-    ".jpg": {"format": "JPEG", "quality": 95, "subsampling": 0, "optimize": True},
-    ".jpeg": {"format": "JPEG", "quality": 95, "subsampling": 0, "optimize": True},
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".jpe": _JPEG,
+    ".jfif": _JPEG,
     ".png": {"format": "PNG"},
+    ".apng": {"format": "PNG"},
     ".webp": {"format": "WEBP", "quality": 95},
-    ".tif": {"format": "TIFF", "compression": "tiff_lzw"},
-    ".tiff": {"format": "TIFF", "compression": "tiff_lzw"},
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".gif": {"format": "GIF"},
+    ".avif": {"format": "AVIF", "quality": 90},
+    ".bmp": {"format": "BMP"},
 }
-KEEPS_ALPHA = {"PNG", "WEBP", "TIFF"}
+ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "HEIF": ".jpg", "WEBP": ".webp", "TIFF": ".tif"} | {
+    "GIF": ".gif",
+    "AVIF": ".avif",
+    "BMP": ".bmp",
+}
+READABLE = {*FORMATS, ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm"}
+KEEPS_ALPHA = {"PNG", "WEBP", "TIFF", "AVIF"}
+PAPER_OF_ALPHA = (255, 255, 255)  # what shows through where a format has no alpha
 
 # A picture with more pixels than this is refused before it is decoded: a few kilobytes can
 # promise gigabytes.
@@ -47,16 +66,24 @@ MOST_PIXELS = 250_000_000
 Pillow.MAX_IMAGE_PIXELS = MOST_PIXELS
 BOMB = (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning)
 
+# A JPEG has at least one bit for every 8x8 block (JPEG, F.1.2); the rest would be filled with grey.
+PIXELS_PER_BYTE = 8 * 64
+
+# A progressive JPEG has ten scans, or some more; each goes over all pixels, and takes few bytes.
+# Chosen by us: a second for 36 megapixels.
+MOST_SCANS = 100
+
 # A picture that takes the memory of more pixels than this while it is decoded waits until no other
 # such picture is decoded in this process; chosen by us: 128 MB, and no photograph of MS COCO waits.
 LARGE_PIXELS = 32_000_000
 _one_large_picture = threading.Lock()
 
-# Squares are made of files nobody looked at. Pillow knows more formats, and would start Ghostscript
-# for a PostScript program that is called a.jpg.
-PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF")
+# What is opened is told by its first bytes, whatever it is called. Pillow knows more formats, and
+# would start Ghostscript for a PostScript program that is called a.jpg.
+PHOTOGRAPHS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "AVIF", "PPM")
 
-SRGB = ImageCms.createProfile("sRGB")
+# HEIC's names for itself (ISO/IEC 23008-12, B.4, and 14496-12); it takes a package of its own.
+HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}
 
 ORIENTATION = 0x0112  # the tag of EXIF 2.3 that says how to turn a picture
 
@@ -68,8 +95,11 @@ PAPER, INK = (250, 248, 243), (70, 66, 60)
 class Picture:
     """A picture as the house knows it, and its transparency where it has one."""
 
-    rgb: Image
-    alpha: Float[torch.Tensor, "1 1 h w"] | None = None  # 0 is clear, 1 is solid
+    rgb: Image | Levels
+    # 0 is clear, 1 is solid; or 0 to 255
+    alpha: Float[torch.Tensor, "1 1 h w"] | UInt8[torch.Tensor, "1 1 h w"] | None = None
+    depth: int = 8
+    """Bits a colour: 16 where the file had them."""
 
 
 def load(source: Path | bytes, *, name: str | None = None) -> Picture:
@@ -78,10 +108,66 @@ def load(source: Path | bytes, *, name: str | None = None) -> Picture:
     Raises:
         ImageError: when it is missing, damaged, no picture, or larger than 250 megapixels.
     """
-    with _Opened(source, _called(source, name)) as image:
-        turned = _upright(image)
-        alpha = _alpha(turned)
-        return Picture(_to_tensor(_to_srgb(turned)), alpha)
+    picture = read(source, name=name)
+    alpha = picture.alpha
+    return Picture(
+        to_floats(picture.rgb), None if alpha is None else to_floats(alpha), picture.depth
+    )
+
+
+def read(
+    source: Path | bytes, *, name: str | None = None, most_pixels: int = MOST_PIXELS
+) -> Picture:
+    """As ``load``, in levels from 0 to 255; in floats if the file has 16 bits a colour.
+
+    Raises:
+        ImageError: as ``load`` does; its HugeError, when it has more than ``most_pixels``.
+    """
+    with Door(source, name=name, most_pixels=most_pixels) as image:
+        if not is_deep(image):
+            return as_picture(image)
+        with Door(source, name=name, most_pixels=most_pixels) as again:
+            return as_deep_picture(image, again)
+
+
+def as_picture(image: Opened) -> Picture:
+    """The frame that is opened, in levels from 0 to 255."""
+    turned = _upright(image)
+    if turned.mode.startswith("I") or turned.mode == "F":
+        return _deep_grey(turned)
+    return Picture(_to_levels(colours.to_srgb(turned)), _alpha(turned))
+
+
+def is_deep(image: Opened) -> bool:
+    """Whether it takes two passes to read what is opened; never if its colours must be changed.
+
+    Little CMS, as Pillow has it, follows profiles with eight bits.
+    """
+    profile = image.info.get("icc_profile")
+    return deep.is_deep(image) and not (profile and colours.is_other(profile, "RGB"))
+
+
+def as_deep_picture(image: Opened, again: Opened) -> Picture:
+    """The picture of 16 bits that was opened twice."""
+    is_grey = deep.is_grey(image)
+    deep.lower(again)
+    pixels = deep.join(_upright(image), _upright(again), is_grey=is_grey)
+    planes = torch.from_numpy(pixels.astype(np.float32)).div_(65535).permute(2, 0, 1).unsqueeze(0)
+    alpha = planes[:, 3:] if planes.shape[1] == 4 else None
+    return Picture(planes[:, :3], alpha, depth=16)
+
+
+def _deep_grey(image: Pillow.Image) -> Picture:
+    profile = image.info.get("icc_profile")
+    if profile and colours.is_other(profile, "L"):
+        return Picture(_to_levels(colours.to_srgb(image)))
+    grey = torch.from_numpy(colours.to_floats(image))
+    return Picture(grey.expand(1, 3, -1, -1), depth=16)
+
+
+def to_floats(levels: torch.Tensor) -> torch.Tensor:
+    """Between 0 and 1, whichever of both it was."""
+    return levels if levels.is_floating_point() else levels.float().div_(255)
 
 
 def load_square(
@@ -104,26 +190,35 @@ def opened(source: Path | bytes, *, name: str | None = None) -> AbstractContextM
     ``size`` of what is opened is its width and height in pixels, before any turning. Whatever goes
     wrong inside the block comes out as an ImageError, worded as ``load`` words it.
     """
-    return _Opened(source, _called(source, name), PHOTOGRAPHS)
+    return Door(source, name=name)
 
 
 def square(image: Opened, size: int) -> UInt8[np.ndarray, "h w 3"]:
     """What ``load_square`` makes, of a picture that is ``opened``; only once for each."""
     shape = (size, size)
     with _one_large_picture if _is_large(image, shape) else nullcontext():
-        upright = _to_resize(_upright(image))
+        upright = colours.to_resize(_upright(image))
         pixels = _centre(upright, size)
     if upright.mode == "RGB" and "icc_profile" not in upright.info:
         return pixels
     small = Pillow.fromarray(pixels)
     small.info = upright.info
-    return np.asarray(_to_srgb(small))
+    return np.asarray(colours.to_srgb(small))
 
 
 def size_of(source: Path | bytes, *, name: str | None = None) -> tuple[int, int]:
     """Width and height in pixels, read from the header alone, before any turning."""
-    with _Opened(source, _called(source, name)) as image:
+    with Door(source, name=name) as image:
         return image.size
+
+
+def ending_of(content: bytes) -> str:
+    """The ending that fits a picture's format, such as ``.jpg``; ``.png`` where none does."""
+    try:
+        with Door(content, most_pixels=sys.maxsize) as image:
+            return ENDINGS.get(image.format or "", ".png")
+    except ImageError:
+        return ".png"
 
 
 def fit(image: Image, size: int) -> AnySize:
@@ -156,12 +251,21 @@ def save(picture: Picture, path: Path) -> None:
 def encode(picture: Picture, ending: str) -> bytes:
     """A picture as the bytes of a file with that ending, such as ``.png``."""
     options = FORMATS[ending.lower()]
-    image = _to_pillow(picture.rgb)
-    if picture.alpha is not None and options["format"] in KEEPS_ALPHA:
-        image.putalpha(_to_pillow(picture.alpha))
     buffer = io.BytesIO()
-    image.save(buffer, **options)
+    to_pillow(picture, keeps_alpha=options["format"] in KEEPS_ALPHA).save(buffer, **options)
     return buffer.getvalue()
+
+
+def to_pillow(picture: Picture, *, keeps_alpha: bool) -> Pillow.Image:
+    """A picture of eight bits; its alpha beside its colours, or laid on white."""
+    image = _to_pillow(picture.rgb)
+    if picture.alpha is None:
+        return image
+    alpha = _to_pillow(picture.alpha)
+    if not keeps_alpha:
+        return Pillow.composite(image, Pillow.new("RGB", image.size, PAPER_OF_ALPHA), alpha)
+    image.putalpha(alpha)
+    return image
 
 
 def check_writable(path: Path) -> None:
@@ -199,45 +303,62 @@ def sheet(rows: Sequence[tuple[str, Sequence[AnySize]]], headings: Sequence[str]
             page.paste(cell, (left, top))
         draw.text((gap, top + tall + 8), caption, INK, font)
         top += tall + band + gap
-    return _to_tensor(page)
+    return to_floats(_to_levels(page))
 
 
-def _called(source: Path | bytes, name: str | None) -> str:
-    return name or (str(source) if isinstance(source, Path) else "the picture")
-
-
-class _Opened:
+class Door(AbstractContextManager[Opened]):
     """Opens a picture for a ``with`` block and words whatever goes wrong inside as ImageError."""
 
     def __init__(
-        self, source: Path | bytes, name: str, formats: tuple[str, ...] | None = None
+        self, source: Path | bytes, *, name: str | None = None, most_pixels: int = MOST_PIXELS
     ) -> None:
-        self.source, self.name, self.formats = source, name, formats
+        self.source, self.most_pixels = source, most_pixels
+        self.name = name or (str(source) if isinstance(source, Path) else "the picture")
 
     def __enter__(self) -> Opened:
+        if self.most_pixels > MOST_PIXELS:
+            Pillow.MAX_IMAGE_PIXELS = None  # somebody asked for it: only our own limit is left
         try:
-            file: Path | BinaryIO = (
-                self.source if isinstance(self.source, Path) else io.BytesIO(self.source)
-            )
-            self.image = Pillow.open(file, formats=self.formats)
-        except Exception as error:
+            self.file = self._file()
+        except OSError as error:
             raise self._worded(error) from error
+        try:
+            self.image = Pillow.open(self.file, formats=_formats(self.file))
+            _check_plausible(self.image)
+        except BaseException as error:
+            said = self._worded(error) if isinstance(error, Exception) else error
+            self.file.close()
+            raise said from error
         width, height = self.image.size
-        if width * height > MOST_PIXELS:
-            self.image.close()
-            raise ImageError(
-                f"{self.name}: expected at most {MOST_PIXELS / 1e6:.0f} megapixels, "
+        if width * height > self.most_pixels:
+            self._close()
+            raise HugeError(
+                f"{self.name}: expected at most {self.most_pixels / 1e6:.0f} megapixels, "
                 f"got {width}x{height}; make it smaller first."
             )
         return self.image
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self.image.close()
+        self._close()
         # Damaged files make Pillow's decoders raise almost anything.
         if isinstance(error, Exception) and not isinstance(error, ImageError):
             raise self._worded(error) from error
 
+    def _file(self) -> File:
+        """Opened here: Pillow would map a file into memory, and die if that became shorter."""
+        if isinstance(self.source, bytes):
+            return io.BytesIO(self.source)
+        if self.source.exists() and not (self.source.is_file() or self.source.is_dir()):
+            raise ImageError(f"{self.name}: expected a file, got a pipe or a device.")
+        return self.source.open("rb")
+
+    def _close(self) -> None:
+        self.image.close()
+        self.file.close()
+
     def _worded(self, error: Exception) -> ImageError:
+        if isinstance(error, ImageError):
+            return error
         if isinstance(error, FileNotFoundError):
             return ImageError(f"{self.name}: there is no such file.")
         if isinstance(error, IsADirectoryError):
@@ -245,14 +366,51 @@ class _Opened:
         if isinstance(error, PermissionError):
             return ImageError(f"{self.name}: this file may not be read by you.")
         if isinstance(error, BOMB):
-            return ImageError(
-                f"{self.name}: expected at most {MOST_PIXELS / 1e6:.0f} megapixels, "
+            return HugeError(
+                f"{self.name}: expected at most {self.most_pixels / 1e6:.0f} megapixels, "
                 "got many more; make it smaller first."
+            )
+        if isinstance(error, UnidentifiedImageError) and _is_heif(self.file):
+            return ImageError(
+                f"{self.name}: to read HEIC takes another package: pip install 'fnst[heic]'."
             )
         if isinstance(error, UnidentifiedImageError):
             return ImageError(f"{self.name}: this is not a picture that can be read.")
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         return ImageError(f"{self.name}: this picture is damaged ({reason}).")
+
+
+def _check_plausible(image: Opened) -> None:
+    """Refuse a JPEG that would decode to much more than it holds, or over and over."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    file = cast(BinaryIO, image.fp)
+    position = file.tell()
+    size = file.seek(0, os.SEEK_END)
+    file.seek(position)
+    if math.prod(image.size) > size * PIXELS_PER_BYTE:
+        raise ValueError(f"{size} bytes hold no {image.width}x{image.height} pixels")
+    if image.info.get("progressive") and (scans := _scans(image)) > MOST_SCANS:
+        raise ValueError(f"expected at most {MOST_SCANS} passes over its pixels, got {scans}")
+
+
+def _formats(file: File) -> tuple[str, ...]:
+    """What may be in the file: HEIC where it is, and where pillow-heif is installed."""
+    if not _is_heif(file):
+        return PHOTOGRAPHS
+    try:
+        import pillow_heif
+    except ImportError:
+        return PHOTOGRAPHS
+    pillow_heif.register_heif_opener()
+    return (*PHOTOGRAPHS, "HEIF")
+
+
+def _is_heif(file: File) -> bool:
+    file.seek(0)
+    start = file.read(12)
+    file.seek(0)
+    return start[4:8] == b"ftyp" and start[8:] in HEIF_BRANDS
 
 
 def _centre(image: Pillow.Image, size: int) -> UInt8[np.ndarray, "h w *c"]:
@@ -291,87 +449,34 @@ def _scans(image: Opened) -> int:
 
 def _upright(image: Pillow.Image) -> Pillow.Image:
     image.load()  # some formats keep what follows behind their pixels
-    turned = image.getexif().get(ORIENTATION, 1) != 1
-    return ImageOps.exif_transpose(image) if turned else image
+    return ImageOps.exif_transpose(image) if _is_turned(image) else image
 
 
-def _alpha(image: Pillow.Image) -> Float[torch.Tensor, "1 1 h w"] | None:
+def _is_turned(image: Pillow.Image) -> bool:
+    try:
+        return bool(image.getexif().get(ORIENTATION, 1) != 1)
+    except Exception:  # damaged EXIF makes Pillow raise almost anything, and says nothing
+        return False
+
+
+def _alpha(image: Pillow.Image) -> UInt8[torch.Tensor, "1 1 h w"] | None:
     if not image.has_transparency_data:
         return None
-    return _to_tensor(image.convert("RGBA").getchannel("A"))
+    return _to_levels(image.convert("RGBA").getchannel("A"))
 
 
-def _to_srgb(image: Pillow.Image) -> Pillow.Image:
-    """Convert any mode to 8-bit sRGB, through the embedded profile where there is a usable one."""
-    image = _plain(image)
-    profile = image.info.get("icc_profile")
-    transform = _transform(profile, image.mode) if profile else None
-    if transform:
-        return transform.apply(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_resize(image: Pillow.Image) -> Pillow.Image:
-    """The picture in a mode that may be resized before it becomes sRGB, which is less work."""
-    image = _plain(image)
-    if image.mode in ("RGB", "L"):
-        return image
-    converted = _to_srgb(image)
-    converted.info.pop("icc_profile", None)  # it has been followed, or was of no use
-    return converted
-
-
-def _plain(image: Pillow.Image) -> Pillow.Image:
-    """Eight bits, no palette, and no alpha beside colours; everything else stays."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return _to_eight_bits(image)
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return image.convert("RGB") if image.mode == "RGBA" else image
-
-
-@lru_cache(maxsize=16)  # thousands of photographs have a handful of profiles
-def _transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
-    """How pixels of this mode become sRGB; None where the plain numbers are the best guess."""
-    if mode not in ("RGB", "CMYK", "L"):
-        return None
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        found = ImageCms.buildTransform(source, SRGB, mode, "RGB")
-    except (ImageCms.PyCMSError, ValueError, OSError):
-        return None  # a broken profile says nothing
-    return None if mode == "RGB" and _changes_nothing(found) else found
-
-
-def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
-    """Whether 17 levels of each colour stay what they are, but for rounding; sRGB's own do."""
-    levels = np.linspace(0, 255, 17).round().astype(np.uint8)
-    colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(17, -1, 3)
-    converted = np.asarray(transform.apply(Pillow.fromarray(colours)))
-    return bool(np.abs(converted.astype(int) - colours).max() <= 1)
-
-
-def _to_eight_bits(image: Pillow.Image) -> Pillow.Image:
-    """Scale 16-bit, 32-bit and float grey to 0-255; Pillow's own conversion would clip them."""
-    values = np.array(image, dtype=np.float64)
-    # In place, because a large picture has gigabytes of these; what is no number becomes black.
-    np.nan_to_num(values, copy=False, posinf=0, neginf=0)
-    top = 65535.0 if image.mode.startswith("I") else max(1.0, float(values.max(initial=1.0)))
-    np.clip(values, 0, top, out=values)
-    values /= top
-    values *= 255
-    return Pillow.fromarray(values.round(out=values).astype(np.uint8))
-
-
-def _to_tensor(image: Pillow.Image) -> torch.Tensor:
+def _to_levels(image: Pillow.Image) -> UInt8[torch.Tensor, "1 _ _ _"]:
     pixels = np.array(image, dtype=np.uint8)
     pixels = pixels[:, :, None] if pixels.ndim == 2 else pixels
-    return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).float().div_(255)
+    return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
 
 
 def _to_pillow(image: torch.Tensor) -> Pillow.Image:
-    pixels = image[0].detach().float().mul(255).round_().clamp_(0, 255).to("cpu", torch.uint8)
-    return Pillow.fromarray(pixels.permute(1, 2, 0).squeeze(2).contiguous().numpy())
+    levels = image[0].detach()
+    if levels.is_floating_point():
+        levels = levels.float().mul(255).round_().clamp_(0, 255).to(torch.uint8)
+    pixels = levels.to("cpu").permute(1, 2, 0).squeeze(2)
+    return Pillow.fromarray(pixels.contiguous().numpy())
 
 
 # Pillow would otherwise fill the missing part of a truncated photograph with grey, silently.

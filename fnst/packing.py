@@ -33,7 +33,7 @@ import numpy as np
 import PIL
 from jaxtyping import UInt8
 
-from fnst import files, images, twins
+from fnst import colours, files, images, twins
 from fnst.collection import Entry
 from fnst.errors import ImageError
 from fnst.files import readable
@@ -68,7 +68,7 @@ AHEAD = 2 * RUN
 SYNC = 64
 
 # What decides which photographs are kept, and how they become squares.
-CODE = (Path(__file__), Path(images.__file__), Path(twins.__file__))
+CODE = tuple(Path(path) for path in (__file__, colours.__file__, images.__file__, twins.__file__))
 
 # Whatever a call may have written, whole or unfinished.
 OURS = re.compile(r"\.?(\d{5}\.npy|\d{5}\.json|set\.json)(\..*)?")

@@ -1,6 +1,7 @@
 """Pictures side by side: before and after, and one version beside another."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -32,7 +33,7 @@ def painter(paints: Mapping[str, Paint], *, before: bool) -> Callable[[Picture],
 
 
 def _repainted(paint: Paint, photo: Picture) -> Picture:
-    return Picture(paint(photo.rgb), photo.alpha)
+    return replace(photo, rgb=paint(photo.rgb))
 
 
 def _side_by_side(paints: Mapping[str, Paint], before: bool, photo: Picture) -> Picture:

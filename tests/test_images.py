@@ -11,7 +11,7 @@ from PIL import Image as Pillow
 from PIL import ImageCms, ImageOps
 from torch.testing import assert_close
 
-from fnst import images
+from fnst import colours, images
 from fnst.errors import ImageError
 from fnst.images import Picture
 
@@ -258,6 +258,27 @@ def test_a_bomb_is_refused_before_it_is_decoded(side, read):
         read(png(side, side))
 
 
+def test_a_jpeg_that_holds_less_than_it_promises_is_not_filled_with_grey():
+    content = bytearray(encoded(Pillow.new("RGB", (64, 64)), "JPEG"))
+    at = content.index(b"\xff\xc0") + 5
+    content[at : at + 4] = struct.pack(">HH", 9000, 9000)
+    with pytest.raises(ImageError, match=r"damaged \(\d+ bytes hold no 9000x9000 pixels\)"):
+        images.load(bytes(content))
+
+
+def test_the_most_compressed_jpegs_are_read():
+    for options in ({}, {"progressive": True}, {"optimize": True}):
+        content = encoded(Pillow.new("L", (4096, 4096)), "JPEG", quality=1, **options)
+        assert images.size_of(content) == (4096, 4096)
+
+
+def test_a_jpeg_with_pass_after_pass_is_refused():
+    content = encoded(Pillow.new("RGB", (64, 64)), "JPEG", progressive=True)
+    scan = content[content.rindex(b"\xff\xda") : -2]
+    with pytest.raises(ImageError, match="expected at most 100 passes over its pixels, got 210"):
+        images.load(content[:-2] + scan * 200 + content[-2:])
+
+
 def test_up_to_the_limit_pictures_are_welcome():
     assert images.size_of(png(15_800, 15_800)) == (15_800, 15_800)
 
@@ -295,7 +316,7 @@ def straightforward(content, size):
         plain = turned.convert("RGB")
         if icc := image.info.get("icc_profile"):
             source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-            plain = ImageCms.profileToProfile(turned, source, images.SRGB, outputMode="RGB")
+            plain = ImageCms.profileToProfile(turned, source, colours.SRGB, outputMode="RGB")
         side = min(plain.size)
         left, top = (plain.width - side) // 2, (plain.height - side) // 2
         centre = plain.crop((left, top, left + side, top + side))
@@ -349,7 +370,7 @@ def test_a_profile_for_other_pixels_changes_no_square():
 
 
 def test_the_profile_of_srgb_itself_costs_at_most_a_level():
-    srgb = ImageCms.ImageCmsProfile(images.SRGB).tobytes()
+    srgb = ImageCms.ImageCmsProfile(colours.SRGB).tobytes()
     content = encoded(scene(size=(300, 300)), "JPEG", icc_profile=srgb)
     found = images.load_square(content, 100).astype(int)
     assert np.abs(found - straightforward(content, 100)).max() <= 2
@@ -369,7 +390,7 @@ def test_what_is_no_number_is_black_and_nobody_is_warned():
     values[0, :3] = np.nan, np.inf, -np.inf
     rgb = images.load(encoded(Pillow.fromarray(values), "TIFF")).rgb
     assert (rgb[0, 0, 0, :3] == 0).all()
-    assert_close(rgb[0, 0, 1], torch.full((8,), 128 / 255))
+    assert_close(rgb[0, 0, 1], torch.full((8,), 0.5))
 
 
 @pytest.mark.parametrize(
@@ -477,7 +498,7 @@ def test_a_folder_in_the_way_is_reported(tmp_path):
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("a.gif", r"expected an ending that fnst writes \(\.jpg, .*\), got \.gif"),
+        ("a.psd", r"expected an ending that fnst writes \(\.jpg, .*\), got \.psd"),
         ("a", "got none"),
         ("missing/a.png", "its folder does not exist"),
     ],

@@ -412,7 +412,7 @@ def test_what_comes_before_a_change_is_used_again(target, fours):
     assert colours(target) == [0, 1, 2, 3, 4, 99, 6, 7]
 
 
-@pytest.mark.parametrize("which", [0, 1, 2], ids=["packing", "images", "twins"])
+@pytest.mark.parametrize("which", [0, 1, 2, 3], ids=["packing", "colours", "images", "twins"])
 def test_another_program_makes_everything_anew(target, fours, tmp_path, monkeypatch, which):
     pack(greys(8), target, size=32)
     changed = tmp_path / "changed.py"
@@ -426,7 +426,12 @@ def test_another_program_makes_everything_anew(target, fours, tmp_path, monkeypa
 
 
 def test_the_program_is_what_decides_what_is_kept_and_how_it_becomes_a_square():
-    assert [path.name for path in packing.CODE] == ["packing.py", "images.py", "twins.py"]
+    assert [path.name for path in packing.CODE] == [
+        "packing.py",
+        "colours.py",
+        "images.py",
+        "twins.py",
+    ]
 
 
 def test_another_pillow_makes_everything_anew(target, fours, monkeypatch):

@@ -1,0 +1,269 @@
+"""Which pictures are to be painted, where their results go, and what is done already.
+
+A photograph is named, or found: in a folder, with all that lie below it, or by a pattern. What is
+found is treated leniently: results of earlier runs are not painted again, what is done is not done
+twice, and so an interrupted batch goes on where it stopped.
+"""
+
+import glob
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from fnst import images
+from fnst.errors import ImageError
+
+PIPE = "-"  # as a photo, what is piped in; as the output, what is piped out
+PIPED = "standard input"
+MOST_PIPED = 2**31  # bytes; chosen by us: more than any picture, less than a mistake takes
+
+# How names of results go on after the photograph's: a style and its version, and perhaps more.
+RESULT = re.compile(r"-[a-z0-9]+(-[a-z0-9]+)*-v[0-9]+(-|$)")
+
+# What a photograph becomes that keeps no format of its own: small where it was small.
+CONVERTED = {".heic": ".jpg", ".heif": ".jpg"}
+
+
+class OutputError(ImageError):
+    """What was asked for as the output cannot hold the results of these photographs."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One photograph, and the file that its result becomes."""
+
+    photo: Path | bytes
+    """A file, or what came through a pipe."""
+    target: Path | None
+    """A file; None is a pipe."""
+    ending: str
+    """Of the result's format, such as ``.png``."""
+    is_converted: bool = False
+    """Unasked, because its own format cannot be written."""
+
+    @property
+    def name(self) -> str:
+        """What people call the photograph."""
+        return str(self.photo) if isinstance(self.photo, Path) else PIPED
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, and what is not."""
+
+    jobs: Sequence[Job]
+    done: int = 0
+    """So many results are there already."""
+    earlier: int = 0
+    """So many results of earlier runs lie among the photographs, and are none."""
+
+
+@dataclass(frozen=True)
+class _Photo:
+    path: Path
+    below: Path = Path()
+    """Where it lies in the folder that was named, so that results can lie alike."""
+    is_found: bool = False
+
+
+def plan(
+    photos: Sequence[str],
+    output: str | None,
+    label: str,
+    *,
+    overwrite: bool = False,
+    piped: Callable[[], bytes] = bytes,
+) -> Plan:
+    """Find the photographs, name their results, and refuse what would destroy a file.
+
+    Args:
+        photos: files, folders, patterns, or ``-``.
+        output: a file for one photograph, a folder for any number, ``-``, or None, which is beside
+            each.
+        label: what a result is called after its photograph, such as ``ink-v3``.
+        overwrite: whether results may be replaced.
+        piped: gives what is piped in; asked only if ``-`` is among the photos.
+
+    Raises:
+        OutputError: when all results would be one file.
+        ImageError: when there is nothing to paint, or a photograph or a result would be lost.
+    """
+    found = [photo for word in photos if word != PIPE for photo in _find(word, photos, output)]
+    fresh, earlier = _without_results(found)
+    jobs = _jobs(fresh, output, label, is_one=_is_one(photos))
+    if PIPE in photos:
+        jobs.append(_piped(piped(), output, label, is_one=_is_one(photos)))
+    if len(jobs) > 1 and any(job.target is None for job in jobs):
+        raise OutputError(f"--output - takes one result, but there are {len(jobs)} photos")
+    _check_nothing_is_lost(jobs)
+    there = [] if overwrite else [job for job in jobs if job.target and job.target.exists()]
+    if there:
+        _check_done(there, is_batch=len(jobs) > 1 or bool(fresh and fresh[0].is_found))
+    todo = tuple(job for job in jobs if job not in there)
+    return Plan(todo, done=len(there), earlier=earlier)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results; ImageError when that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ImageError(f"{folder}: this folder cannot be made: {error.strerror}.") from error
+
+
+# --- finding photographs --------------------------------------------------------------------------
+
+
+def _is_one(photos: Sequence[str]) -> bool:
+    return len(photos) == 1 and not Path(photos[0]).is_dir() and not _is_pattern(photos[0])
+
+
+def _is_pattern(word: str) -> bool:
+    return glob.has_magic(word) and not Path(word).exists()
+
+
+def _find(word: str, photos: Sequence[str], output: str | None) -> list[_Photo]:
+    path = Path(word)
+    if path.is_dir():
+        folders = [other for other in photos if Path(other).is_dir()]
+        below = Path(path.resolve().name) if len(folders) > 1 else Path()
+        found = list(_walk(path, below, output))
+    elif _is_pattern(word):
+        names = sorted(glob.glob(word, recursive=True))  # noqa: PTH207  # Path takes no absolute one
+        found = [_Photo(Path(name), is_found=True) for name in names if Path(name).is_file()]
+    else:
+        return [_Photo(path)]
+    if not found:
+        where = "in it" if path.is_dir() else "called like that"
+        raise ImageError(f"{word}: there is no picture {where}.")
+    return found
+
+
+def _walk(folder: Path, below: Path, output: str | None) -> Iterator[_Photo]:
+    """The pictures in a folder and those in it, in the order of their names; none that is hidden.
+
+    The folder of the results may be one of them, and is left out.
+    """
+    results = None if output in (None, PIPE) else Path(str(output)).resolve()
+    for place, folders, names in os.walk(folder):
+        here = Path(place)
+        folders[:] = sorted(
+            name for name in folders if name[0] != "." and (here / name).resolve() != results
+        )
+        for name in sorted(names):
+            if name[0] != "." and Path(name).suffix.lower() in images.READABLE:
+                yield _Photo(here / name, below / here.relative_to(folder), is_found=True)
+
+
+def _without_results(photos: Sequence[_Photo]) -> tuple[list[_Photo], int]:
+    """Without what an earlier run painted from a photograph that lies beside it, and how many."""
+    names: dict[Path, set[str]] = {}
+    for photo in photos:
+        beside = names.setdefault(photo.path.parent, set())
+        beside |= {photo.path.stem, photo.path.name}
+    fresh = [p for p in photos if not (p.is_found and _is_result(p.path, names[p.path.parent]))]
+    return fresh, len(photos) - len(fresh)
+
+
+def _is_result(path: Path, beside: set[str]) -> bool:
+    dashes = [i for i, letter in enumerate(path.stem) if letter == "-"]
+    return bool(RESULT.search(path.stem)) and any(path.stem[:i] in beside for i in dashes)
+
+
+# --- naming results -------------------------------------------------------------------------------
+
+
+def _jobs(photos: Sequence[_Photo], output: str | None, label: str, *, is_one: bool) -> list[Job]:
+    jobs = [_job(photo, output, label, is_one=is_one) for photo in photos]
+    kept = {job.target for job in jobs if not job.is_converted}
+    return [
+        _renamed(job, label) if job.is_converted and job.target in kept else job for job in jobs
+    ]
+
+
+def _job(photo: _Photo, output: str | None, label: str, *, is_one: bool) -> Job:
+    suffix = photo.path.suffix
+    keeps = suffix.lower() in images.FORMATS
+    ending = suffix if keeps else CONVERTED.get(suffix.lower(), ".png")
+    if output == PIPE:
+        return Job(photo.path, None, ending, is_converted=not keeps)
+    name = _name(photo.path.stem, label, ending)
+    if output is None:
+        target = photo.path.with_name(name)
+    else:
+        target = _target(name, output, photo.below, is_one=is_one)
+    is_converted = not keeps and target.name == name
+    return Job(photo.path, target, target.suffix, is_converted=is_converted)
+
+
+def _name(stem: str, label: str, ending: str) -> str:
+    return f"{stem}-{label}{ending}"
+
+
+def _renamed(job: Job, label: str) -> Job:
+    """Beside a.png, the result of a.ppm is called after its whole name."""
+    target = job.target
+    if target is None:
+        return job
+    return replace(job, target=target.with_name(_name(Path(job.name).name, label, job.ending)))
+
+
+def _target(name: str, output: str, below: Path, *, is_one: bool) -> Path:
+    """Where a result goes that would be called ``name`` if nobody names it."""
+    place = Path(output)
+    if place.is_dir() or output.endswith(os.sep) or not place.suffix:
+        return place / below / name
+    if is_one:
+        return place
+    if place.suffix.lower() in images.FORMATS:
+        raise OutputError(f"--output {output} is one file, but there are many photos")
+    return place / below / name
+
+
+def _piped(content: bytes, output: str | None, label: str, *, is_one: bool) -> Job:
+    ending = images.ending_of(content)
+    if output in (None, PIPE):
+        return Job(content, None, ending)
+    target = _target(_name("stdin", label, ending), str(output), Path(), is_one=is_one)
+    return Job(content, target, target.suffix)
+
+
+# --- what must not be lost ------------------------------------------------------------------------
+
+
+def _check_nothing_is_lost(jobs: Sequence[Job]) -> None:
+    """Refuse, before any work, what would destroy a photograph or another result."""
+    photos = {job.photo.resolve() for job in jobs if isinstance(job.photo, Path)}
+    taken: dict[Path, Job] = {}
+    for job in jobs:
+        if job.target is None:
+            continue
+        place = job.target.resolve()
+        if place in photos:
+            raise ImageError(f"{job.target} is a photo to repaint itself; choose another --output.")
+        if place in taken:
+            raise ImageError(
+                f"{taken[place].name} and {job.name} would both become {job.target}; "
+                "stylize them into different folders."
+            )
+        taken[place] = job
+
+
+def _check_done(there: Sequence[Job], *, is_batch: bool) -> None:
+    """Results of a batch that are pictures are done; anything else is in the way."""
+    wrong = [job for job in there if not (is_batch and _is_picture(job))]
+    if wrong:
+        others = f" (and {len(wrong) - 1} others)" if len(wrong) > 1 else ""
+        raise ImageError(
+            f"{wrong[0].target}{others} is there already; say --overwrite to replace it."
+        )
+
+
+def _is_picture(job: Job) -> bool:
+    try:
+        images.size_of(job.target or b"")
+    except ImageError:
+        return False
+    return True
