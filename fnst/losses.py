@@ -182,6 +182,16 @@ class PerceptualLoss(nn.Module):
             variation=variation,
         )
 
+    def by_layer(self, stylized: Image, photos: Image) -> dict[str, PerImage]:
+        """Each layer's own distance, before any weight: ``content_relu3_1``, ``style_relu1_1``."""
+        maps = self.extract(stylized, {self.content_layer, *self.style_layers})
+        target = self.extract(photos, {self.content_layer})[self.content_layer]
+        content = content_loss(maps[self.content_layer], target, self.get_buffer("scale"))
+        return {f"content_{self.content_layer}": content} | {
+            f"style_{layer}": style_loss(gram_matrix(maps[layer]), self.get_buffer(f"gram_{layer}"))
+            for layer in self.style_layers
+        }
+
     def _variation(self, stylized: Image) -> PerImage:
         if self.weights.variation == 0:
             return stylized.new_zeros(len(stylized))

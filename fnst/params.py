@@ -34,6 +34,7 @@ Weight = Annotated[float, Range(0)]
 Count = Annotated[int, Range(1)]
 Pixels = Annotated[int, Range(32, 4096)]
 Strength = Annotated[float, Range(0.001, 1000)]
+Judged = Annotated[int, Range(48, 4096)]  # pixels; below, a picture is nearly all border
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,27 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """How the held-out photographs are judged."""
+    """At which sizes the held-out photographs are judged."""
 
-    size: Pixels  # side of the judged squares, pixels
+    sizes: tuple[
+        Judged, ...
+    ]  # sides of the judged squares, pixels; the smallest makes the headlines
+
+    def __post_init__(self) -> None:
+        if not self.sizes or len(set(self.sizes)) < len(self.sizes):
+            raise ParamsError(
+                f"evaluate: sizes: expected one size or several different ones, "
+                f"got {list(self.sizes)}."
+            )
+
+
+@dataclass(frozen=True)
+class Gatys:
+    """How long, and on what, the pixels themselves are optimised for comparison."""
+
+    photographs: Count  # the first so many of the held-out ones
+    size: Pixels  # side of the optimised squares, pixels
+    iterations: Count  # of L-BFGS
 
 
 @dataclass(frozen=True)
@@ -139,6 +158,7 @@ class Recipe:
     network: Network
     train: Train
     evaluate: Evaluate
+    gatys: Gatys
 
 
 @dataclass(frozen=True)
@@ -216,9 +236,8 @@ def read(kind: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         return _read_choice(arguments, value, where)
     if origin is tuple:
-        items = [value] if isinstance(value, str) else value  # one need not be written as a list
-        items = _expect(list, items, where, "a text or a list of texts")
-        return tuple(read(str, item, where) for item in items)
+        items = value if isinstance(value, list) else [value]  # one need not be written as a list
+        return tuple(read(arguments[0], item, where) for item in items)
     if origin is Mapping:
         pairs = _expect(dict, value, where, "a mapping of names").items()
         return {read(str, k, where): read(arguments[1], v, f"{where}: {k}") for k, v in pairs}

@@ -1,5 +1,7 @@
 """Picture in, picture out, the same size: a trained network applied to pictures of any size."""
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -9,6 +11,7 @@ from fnst.errors import DeviceError
 from fnst.network import STRIDE, TransformerNetwork
 
 Image = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
+Paint = Callable[[Image], Image]  # one picture in, the same size out
 
 # The smallest side that survives two halvings with room for the 9x9 convolution's reflection.
 LEAST_SIDE = 16

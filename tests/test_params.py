@@ -89,6 +89,11 @@ def test_photographs_come_from_one_source_or_several(load):
     assert load({"recipes/laptop/photos/train": ["a", "b"]}).chosen.photos.train == ("a", "b")
 
 
+def test_sizes_to_judge_at_are_one_or_several(load):
+    assert load({"recipes/laptop/evaluate/sizes": 256}).chosen.evaluate.sizes == (256,)
+    assert load({"recipes/laptop/evaluate/sizes": [64, 96]}).chosen.evaluate.sizes == (64, 96)
+
+
 def test_counts_are_numbers_or_all(load):
     assert load({"recipes/laptop/photos/train_count": 3}).chosen.photos.train_count == 3
     assert load({"recipes/laptop/photos/train_count": "all"}).chosen.photos.train_count == "all"
@@ -167,7 +172,19 @@ REFUSED = {
     ),
     "a number for photographs": (
         {"recipes/laptop/photos/train": 3},
-        r"train: expected a text or a list of texts, got 3",
+        r"train: expected a text, got 3",
+    ),
+    "no size to judge at": (
+        {"recipes/laptop/evaluate/sizes": []},
+        r"sizes: expected one size or several different ones, got \[\]",
+    ),
+    "a size to judge at twice": (
+        {"recipes/laptop/evaluate/sizes": [256, 256]},
+        r"sizes: expected one size or several different ones, got \[256, 256\]",
+    ),
+    "a size to judge at that is too small": (
+        {"recipes/laptop/evaluate/sizes": [256, 16]},
+        r"sizes: expected 48 to 4096, got 16",
     ),
     "another choice": (
         {"recipes/laptop/network/upsampling": "fold"},
