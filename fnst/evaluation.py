@@ -2,20 +2,16 @@
 
 Every photograph is painted and scored at several sizes; a mean over photographs comes with the
 interval in which it would lie for other photographs of the kind.
-
-References:
-    [E93] Efron, Tibshirani. An Introduction to the Bootstrap. 1993; chapter 13, the percentile
-          interval.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 
 from fnst import images, quality
+from fnst.bootstrap import Mean, mean
 from fnst.errors import ImageError
 from fnst.losses import PerceptualLoss
 from fnst.quality import Texture
@@ -29,10 +25,6 @@ LEAST_SIDE = 48
 
 # The painting itself, painted once more, has no style left to lose; its shares are of this.
 NOTHING = 1e-9
-
-# Of the bootstrap: how often means are drawn, which share of them the interval holds, and the seed,
-# so that the same scores have the same interval.
-RESAMPLES, LEVEL, SEED = 10_000, 0.95, 0
 
 # What metrics.json says of the smallest size, and in short of the others.
 HEADLINES = (
@@ -62,20 +54,6 @@ class Score:
     photo: str
     size: int  # the short side that was asked for, pixels
     values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Mean:
-    """The mean of one number over photographs, and the interval in which to expect it.
-
-    It is the percentile interval of the bootstrap ([E93]), which cannot be wider than the numbers
-    themselves: of two photographs it is their span, which holds the true mean half of the time; of
-    one it is a point, and tells nothing.
-    """
-
-    mean: float
-    low: float
-    high: float
 
 
 def evaluate(
@@ -174,15 +152,6 @@ def means(scores: Iterable[Score]) -> dict[int, dict[str, Mean]]:
         size: {name: mean([s.values[name] for s in sizes[size]]) for name in sizes[size][0].values}
         for size in sorted(sizes)
     }
-
-
-def mean(values: Sequence[float]) -> Mean:
-    """The mean of independent numbers, one per photograph, with its bootstrap interval."""
-    count = len(values)
-    drawn = np.random.default_rng(SEED).multinomial(count, [1 / count] * count, RESAMPLES)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(drawn @ np.array(values) / count, [tail, 1 - tail])
-    return Mean(float(np.mean(values)), float(low), float(high))
 
 
 def metrics(scores: Sequence[Score]) -> dict[str, float]:
