@@ -133,9 +133,11 @@ def equivalent(curve: Sequence[float], total: float) -> float:
     Zero when it begins below; the curve's last iteration when it never gets there, which then is
     only a bound: see ``is_beyond``.
     """
+    if total >= curve[0]:
+        return 0.0
     for iteration, (before, after) in enumerate(pairwise(curve)):
-        if total > after:
-            return iteration + min(1.0, max(0.0, (before - total) / (before - after)))
+        if total >= after:
+            return iteration + (before - total) / (before - after)
     return len(curve) - 1.0
 
 

@@ -33,8 +33,8 @@ class Range:
 Weight = Annotated[float, Range(0)]
 Count = Annotated[int, Range(1)]
 Pixels = Annotated[int, Range(32, 4096)]
-Strength = Annotated[float, Range(0.001, 1000)]
 Judged = Annotated[int, Range(48, 4096)]  # pixels; below, a picture is nearly all border
+Strength = Annotated[float, Range(0.001, 1000)]
 
 
 @dataclass(frozen=True)
@@ -83,13 +83,14 @@ class Network:
     width: Annotated[int, Range(1, 512)]  # channels of the first layer
     blocks: Annotated[int, Range(0, 64)]  # residual blocks
     downsampling: Literal["stride", "max_pool"]
-    upsampling: Literal["folded", "transposed"]
+    upsampling: Literal["bilinear", "folded", "transposed"]
 
 
 @dataclass(frozen=True)
 class Train:
     """How long, on what and how fast to learn."""
 
+    init: str  # what training begins with: base, scratch, or a version such as great-wave@3
     steps: Count | None  # exactly one of steps and epochs is given
     epochs: Annotated[float, Range(0.001)] | None
     batch_size: Count
@@ -103,6 +104,11 @@ class Train:
     sample_every: Count
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"base|scratch|[a-z0-9-]+@[1-9][0-9]*", self.init):
+            raise ParamsError(
+                "train: init: expected base, scratch, or a registered version such as "
+                f"great-wave@3, got {self.init!r}."
+            )
         if (self.steps is None) == (self.epochs is None):
             raise ParamsError(
                 "train: expected either steps or epochs, the other one null; "

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from fnst import build, features, images, params
+from fnst import build, checkpoint, features, images, params
 from fnst.errors import CheckpointError, ImageError, ParamsError
 from fnst.images import Picture
-from fnst.losses import Weights, gram_matrix
+from fnst.losses import Weights, moments
 
 SHAPE = params.Network(width=4, blocks=1, downsampling="max_pool", upsampling="transposed")
 LOSS = params.Loss("small", "relu2_1", {"relu1_1": 0.5, "relu3_1": 0.25})
@@ -54,6 +54,30 @@ def test_its_weights_depend_on_the_seed_alone():
     assert not torch.equal(weights_of(build.network(SHAPE, seed=4)), one)
 
 
+def test_a_network_begins_with_the_weights_of_another(tmp_path):
+    other = build.network(SHAPE, seed=9)
+    checkpoint.save(tmp_path, other, style="any", training={})
+    begun = build.network(SHAPE, seed=0, start=tmp_path)
+    assert torch.equal(weights_of(begun), weights_of(other))
+    assert all(weights.requires_grad for weights in begun.parameters())
+
+
+def test_a_network_of_another_shape_is_nothing_to_begin_with(tmp_path):
+    checkpoint.save(tmp_path, build.network(SHAPE, seed=0), style="any", training={})
+    wider = dataclasses.replace(SHAPE, width=8)
+    with pytest.raises(ParamsError, match=r"begin with is .*'width': 4.* wants .*'width': 8"):
+        build.network(wider, seed=0, start=tmp_path)
+
+
+def test_the_base_fits_the_recipe_that_begins_with_it():
+    recipe = params.load().recipes["laptop"]
+    assert recipe.train.init == "base"
+    begun = build.network(recipe.network, seed=0, start=checkpoint.BASE)
+    assert weights_of(begun).isfinite().all()
+    size = (checkpoint.BASE / checkpoint.WEIGHTS).stat().st_size
+    assert size <= 4_000_000
+
+
 def test_building_leaves_everybody_elses_random_numbers_alone():
     torch.manual_seed(5)
     known = torch.rand(3)
@@ -82,7 +106,7 @@ def test_the_target_is_the_painting_at_its_size(picture, small_vgg_file):
     loss = made(picture, small_vgg_file)
     painting = images.fit(images.load(picture).rgb, 48)
     maps = features.load(small_vgg_file)(painting, ["relu3_1"])["relu3_1"]
-    assert_close(loss.get_buffer("gram_relu3_1"), gram_matrix(maps))
+    assert_close(loss.get_buffer("covariance_relu3_1"), moments(maps).covariance)
 
 
 def test_the_loss_network_convolves_in_the_precision_that_was_chosen(picture, small_vgg_file):

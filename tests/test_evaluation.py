@@ -63,8 +63,8 @@ def test_the_style_itself_has_no_style_left_to_lose(judge):
 
 def test_scores_of_flat_pictures_can_be_worked_out_by_hand(judge):
     (score,) = judge(always(0.25), [("a.jpg", flat(1.0))])
-    # Relative distance of Gram matrices: (v * v - 0.25) / 0.25 for a flat picture v.
-    style, before = (1 - 0.25) ** 2, (4 - 1) ** 2
+    # Relative distance of means: (v - 0.5) / 0.5 for a flat picture v.
+    style, before = (0.25 / 0.5) ** 2, (0.5 / 0.5) ** 2
     content = 0.75**2 / 0.25
     assert score.values["style"] == pytest.approx(2 * style, rel=1e-4)
     assert score.values["style_pixels"] == pytest.approx(style, rel=1e-4)

@@ -51,7 +51,7 @@ def test_fnst_root_says_where_params_are(monkeypatch, tmp_path):
 
 def test_the_chosen_recipe_is_the_one_that_is_named(load):
     assert load({"recipe": "seed"}).chosen.network.upsampling == "transposed"
-    assert load({"recipe": "coco"}).chosen.network.upsampling == "folded"
+    assert load({"recipe": "coco"}).chosen.network.upsampling == "bilinear"
 
 
 def test_a_style_needs_only_its_image(load):
@@ -188,11 +188,15 @@ REFUSED = {
     ),
     "another choice": (
         {"recipes/laptop/network/upsampling": "fold"},
-        r"upsampling: expected folded or transposed, got 'fold'",
+        r"upsampling: expected bilinear or folded or transposed, got 'fold'",
+    ),
+    "nothing to begin with": (
+        {"recipes/laptop/train/init": "great-wave"},
+        r"init: expected base, scratch, or a registered version such as great-wave@3, got 'great-w",
     ),
     "both steps and epochs": (
         {"recipes/laptop/train/epochs": 2},
-        r"either steps or epochs, the other one null; got steps: 2900, epochs: 2",
+        r"either steps or epochs, the other one null; got steps: 600, epochs: 2",
     ),
     "neither steps nor epochs": (
         {"recipes/laptop/train/steps": None},

@@ -116,9 +116,9 @@ def tiny(values):
         "size": 96,
     }
     recipe["network"] |= {"width": 4, "blocks": 1}
-    recipe["train"] |= {"steps": 8, "crop": 64, "log_every": 2, "sample_every": 4}
+    recipe["train"] |= {"init": "scratch", "steps": 8, "crop": 64}
+    recipe["train"] |= {"log_every": 2, "sample_every": 4}
     recipe["evaluate"] |= {"sizes": [64, 96]}
-    recipe["gatys"] |= {"photographs": 1, "size": 64, "iterations": 3}
     values["styles"] = {
         "one": {"image": "data/styles/indigo-wave.png", "size": 96},
         "two": {"image": "data/styles/indigo-wave.png", "size": 96, "style_weight": 6},
