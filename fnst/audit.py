@@ -1,7 +1,7 @@
 """A trained style judged again, on any photographs, as it was when it was trained.
 
 The painting, the loss network and the weights of the terms are those of its training, whatever
-params.yaml says now: the files are known by their hashes.
+params.yaml says now: the files are known by their hashes. The formulas are those of this fnst.
 """
 
 import tempfile
