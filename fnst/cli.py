@@ -13,7 +13,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,6 +66,9 @@ Number = Annotated[
 ]
 Alias = Annotated[
     str | None, typer.Option("--alias", "-a", help="An alias; `champion` if nothing is said.")
+]
+Device = Annotated[
+    str, typer.Option("--device", "-d", help="cpu, cuda, cuda:1, mps; auto is the best here.")
 ]
 
 DEBUG = "FNST_DEBUG"
@@ -212,9 +215,7 @@ def stylize(
         bool,
         typer.Option("--allow-huge", help="Read pictures above 250 megapixels or 10,000 frames."),
     ] = False,
-    device: Annotated[
-        str, typer.Option("--device", "-d", help="cpu, cuda, cuda:1, mps; auto is the best here.")
-    ] = "auto",
+    device: Device = "auto",
     max_memory: Annotated[
         str | None,
         typer.Option(
@@ -601,6 +602,86 @@ def _needs_table(found: Sequence[Any]) -> None:
         cost = "unknown" if each.transfer is None else readable(each.transfer)
         table.add_row(each.use, each.source, count, cost, each.whence)
     _print_wide(table)
+
+
+@app.command(
+    epilog=_examples(
+        "`fnst evaluate holiday/` judges the champion on all photographs of a folder",
+        "`fnst evaluate -m 3 --size 256 --size 512 -o judged/ photos.zip`",
+        "`fnst evaluate --json *.jpg | jq '.means[\"256\"].total'`",
+    )
+)
+def evaluate(
+    photos: Annotated[
+        list[Path],
+        typer.Argument(metavar="PHOTOS", readable=False, help="Photographs, folders or zips."),
+    ],
+    style: Style = None,
+    number: Number = None,
+    alias: Alias = None,
+    sizes: Annotated[
+        list[int],
+        typer.Option("--size", min=48, max=4096, help="Short side, pixels; may be said again."),
+    ] = [256],  # noqa: B006  # Typer copies it
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="FOLDER", help="For the numbers and a before/after sheet."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Judge a version on any photographs, as it was judged on those held out from its training.
+
+    With the painting, the loss network and the weights of its training, whatever params.yaml says.
+    """
+    _check_one_way({"--model-version": number, "--alias": alias})
+    _check_project()
+    from fnst import audit, checkpoint
+    from fnst.progress import watch
+    from fnst.stylize import device as find_device
+    from fnst.stylize import stylize as paint
+
+    found, where = audit.sources_in(photos), find_device(device)
+    model, network = _load(style, number, alias)
+    judge = audit.judge(checkpoint.read_card(model.folder), where)
+    painter = partial(paint, network.to(where))
+    with watch("judging", len(found)) as update:
+        scores = audit.scores(painter, judge, found, sizes, progress=update, left_out=_say)
+    report = {"style": model.style, "version": model.number, **audit.report(scores)}
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _numbers_table(report)
+    if output:
+        audit.write(output, painter, scores, audit.photographs(found))
+    if report["photographs"] < len(found):
+        missing = f"{len(found) - report['photographs']} of {len(found)}"
+        _say(ImageError(f"{missing} photographs were left out."))
+        raise typer.Exit(1)
+
+
+def _numbers_table(report: Mapping[str, Any]) -> None:
+    from fnst.evaluation import NUMBERS
+
+    means = report["means"]
+    sizes = [f"{size} pixels" for size in means]
+    table = _plain_table(("number",), [*sizes, ""])
+    table.columns[-1].justify = "left"
+    names = dict.fromkeys([*NUMBERS, *next(iter(means.values()))])
+    for name in names:
+        cells = [
+            f"{m[name]['mean']:.3f} ({m[name]['low']:.3f} to {m[name]['high']:.3f})"
+            for m in means.values()
+        ]
+        _, told = NUMBERS.get(name, ("", ""))
+        table.add_row(name, *cells, told)
+    _print_wide(table)
+    print(
+        f"\n{report['style']} version {report['version']} on {report['photographs']} photographs: "
+        "means, and where to expect those of other such photographs."
+    )
 
 
 @app.command(

@@ -2,20 +2,16 @@
 
 Every photograph is painted and scored at several sizes; a mean over photographs comes with the
 interval in which it would lie for other photographs of the kind.
-
-References:
-    [E93] Efron, Tibshirani. An Introduction to the Bootstrap. 1993; chapter 13, the percentile
-          interval.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float
 
 from fnst import images, quality
+from fnst.bootstrap import Mean, mean
 from fnst.errors import ImageError
 from fnst.losses import PerceptualLoss
 from fnst.quality import Texture
@@ -30,16 +26,29 @@ LEAST_SIDE = 48
 # The painting itself, painted once more, has no style left to lose; its shares are of this.
 NOTHING = 1e-9
 
-# Of the bootstrap: how often means are drawn, which share of them the interval holds, and the seed,
-# so that the same scores have the same interval.
-RESAMPLES, LEVEL, SEED = 10_000, 0.95, 0
-
 # What metrics.json says of the smallest size, and in short of the others.
 HEADLINES = (
     *("content", "style", "total", "relative_style", "relative_total"),
     *("grid_ratio", "border_ratio", "clipped", "flat", "ssim", "perceptual", "sifid"),
 )
 IN_SHORT = ("total", "relative_total", "grid_ratio", "border_ratio")
+
+# What a number is called, and what it tells; in the order of pages and tables.
+NUMBERS: Mapping[str, tuple[str, str]] = {
+    "total": ("total", "content and style, weighted: what training lowers"),
+    "relative_total": ("of the photograph's", "share of what the untouched photograph scores"),
+    "content": ("content", "distance from the photograph's structure, weighted"),
+    "style": ("style", "distance from the painting's texture, weighted"),
+    "relative_style": ("of the photograph's", "share of what the untouched photograph scores"),
+    "grid_ratio": ("grid", "what sticks out of the spectrum at periods 2 and 4; 1 is none"),
+    "border_ratio": ("border", "error in the outer 16 pixels over the rest; 1 is none"),
+    "clipped": ("clipped", "share of pixels with every channel at an end"),
+    "flat": ("flat", "share of the area in which nothing happens"),
+    "ssim": ("structure", "SSIM of luma with the photograph; 1 is the same"),
+    "perceptual": ("perceptual distance", "of the photograph, in the loss network's features"),
+    "sifid": ("texture", "single-image FID to the painting; 0 is the same"),
+    "relative_sifid": ("of the photograph's", "share of what the untouched photograph scores"),
+}
 
 
 @dataclass(frozen=True)
@@ -62,20 +71,6 @@ class Score:
     photo: str
     size: int  # the short side that was asked for, pixels
     values: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class Mean:
-    """The mean of one number over photographs, and the interval in which to expect it.
-
-    It is the percentile interval of the bootstrap ([E93]), which cannot be wider than the numbers
-    themselves: of two photographs it is their span, which holds the true mean half of the time; of
-    one it is a point, and tells nothing.
-    """
-
-    mean: float
-    low: float
-    high: float
 
 
 def evaluate(
@@ -102,15 +97,21 @@ def evaluate(
     """
     texture = Texture.of(loss.extract(painting, (quality.TEXTURE,))[quality.TEXTURE])
     for name, photo in photos:
+        check(name, photo)
         side = min(photo.shape[2:])
-        if side < LEAST_SIDE:
-            raise ImageError(
-                f"{name}: expected a photograph of at least {LEAST_SIDE} pixels a side, "
-                f"got {side}; leave it out."
-            )
         for size in reached(side, sizes):
             fitted = images.fit(photo.to(painting.device), min(size, side))
             yield Score(name, size, _values(paint, loss, texture, fitted))
+
+
+def check(name: str, photo: AnySize) -> None:
+    """Refuse what is too small to be judged, with an ImageError."""
+    side = min(photo.shape[2:])
+    if side < LEAST_SIDE:
+        raise ImageError(
+            f"{name}: expected a photograph of at least {LEAST_SIDE} pixels a side, got {side}; "
+            "leave it out."
+        )
 
 
 def reached(side: int, sizes: Sequence[int]) -> list[int]:
@@ -173,15 +174,6 @@ def means(scores: Iterable[Score]) -> dict[int, dict[str, Mean]]:
         size: {name: mean([s.values[name] for s in sizes[size]]) for name in sizes[size][0].values}
         for size in sorted(sizes)
     }
-
-
-def mean(values: Sequence[float]) -> Mean:
-    """The mean of independent numbers, one per photograph, with its bootstrap interval."""
-    count = len(values)
-    drawn = np.random.default_rng(SEED).multinomial(count, [1 / count] * count, RESAMPLES)
-    tail = (1 - LEVEL) / 2
-    low, high = np.quantile(drawn @ np.array(values) / count, [tail, 1 - tail])
-    return Mean(float(np.mean(values)), float(low), float(high))
 
 
 def metrics(scores: Sequence[Score]) -> dict[str, float]:

@@ -2,23 +2,16 @@
 
 Arithmetic on what was measured, and nothing else: the registry brings the numbers, moves the alias
 and writes the verdict on the version.
-
-References:
-    [E93] Efron, Tibshirani. An Introduction to the Bootstrap. 1993. Section 13.3.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
-import numpy as np
+from fnst import bootstrap
 
 # The first word of a verdict, as it is written on a version.
 PASSED, REFUSED, NOT_COMPARED = "passed", "refused", "not compared"
 REFUSALS = (REFUSED, "not champion")  # the second in stores that are older than the limits
-
-# Chosen by us: what is usual, and as many draws as keep the interval's ends still to two digits.
-CONFIDENCE, DRAWS = 0.95, 10_000
 
 
 @dataclass(frozen=True)
@@ -111,29 +104,15 @@ def _paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, floa
     Photographs differ far more from one another than versions do on one of them, so that this
     tells versions apart whose own intervals overlap.
     """
-    differences = [our - their for our, their in zip(ours, theirs, strict=True)]
-    low, high = interval(differences)
-    return (
-        low,
-        high,
-        (
-            f", {fmean(differences):+.3g} on the same {len(differences)} photographs "
-            f"({CONFIDENCE:.0%} between {low:+.3g} and {high:+.3g})"
-        ),
-    )
+    difference = bootstrap.mean([our - their for our, their in zip(ours, theirs, strict=True)])
+    low, high = difference.low, difference.high
+    told = f"{difference.mean:+.3g} on the same {len(ours)} photographs"
+    within = f"({bootstrap.LEVEL:.0%} between {low:+.3g} and {high:+.3g})"
+    return low, high, f", {told} {within}"
 
 
 def _apart(ours: Mapping[str, float], theirs: Mapping[str, float]) -> tuple[float, float, str]:
     """How far our total is from the ends of their interval, or from their total without one."""
     low, high = (theirs.get(end, theirs["total"]) for end in ("total_low", "total_high"))
-    told = f" ({CONFIDENCE:.0%} between {low:.4g} and {high:.4g})" if low < high else ""
+    told = f" ({bootstrap.LEVEL:.0%} between {low:.4g} and {high:.4g})" if low < high else ""
     return ours["total"] - high, ours["total"] - low, told
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """The bootstrap percentile interval of the mean ([E93]), the same every time."""
-    given = np.asarray(values, dtype=np.float64)
-    draws = np.random.default_rng(0)
-    means = [given[draws.integers(0, len(given), len(given))].mean() for _ in range(DRAWS)]
-    low, high = np.quantile(means, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return float(low), float(high)

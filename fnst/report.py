@@ -11,28 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from fnst.evaluation import Mean, Score, means
+from fnst.bootstrap import Mean
+from fnst.evaluation import NUMBERS, Score, means
 from fnst.gatys import Anchor
 
 # A bright paper, the ink of text and the blue of what is ours; the paper is that of the sheets.
 PAPER, INK, QUIET, OURS = "#faf8f3", "#46423c", "#a8a196", "#2a5078"
 
-# What a number is called, and what it tells; in the order of the page.
-NUMBERS: Mapping[str, tuple[str, str]] = {
-    "total": ("total", "content and style, weighted: what training lowers"),
-    "relative_total": ("of the photograph's", "share of what the untouched photograph scores"),
-    "content": ("content", "distance from the photograph's structure, weighted"),
-    "style": ("style", "distance from the painting's texture, weighted"),
-    "relative_style": ("of the photograph's", "share of what the untouched photograph scores"),
-    "grid_ratio": ("grid", "what sticks out of the spectrum at periods 2 and 4; 1 is none"),
-    "border_ratio": ("border", "error in the outer 16 pixels over the rest; 1 is none"),
-    "clipped": ("clipped", "share of pixels with every channel at an end"),
-    "flat": ("flat", "share of the area in which nothing happens"),
-    "ssim": ("structure", "SSIM of luma with the photograph; 1 is the same"),
-    "perceptual": ("perceptual distance", "of the photograph, in the loss network's features"),
-    "sifid": ("texture", "single-image FID to the painting; 0 is the same"),
-    "relative_sifid": ("of the photograph's", "share of what the untouched photograph scores"),
-}
 IN_SHORT = ("total", "relative_total", "content", "style", "grid_ratio", "border_ratio", "ssim")
 
 

@@ -22,7 +22,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 Usage = namedtuple("Usage", "total used free")
 GATE = {1: "passed: the first version of its style", 2: "refused: worse than version 1"}
-COMMANDS = ("stylize", "models", "show", "promote", "ui", "needs", "sweep", "summary")
+COMMANDS = ("stylize", "models", "show", "promote", "evaluate", "ui", "needs", "sweep", "summary")
 
 
 @pytest.fixture(scope="session")
@@ -374,6 +374,8 @@ def test_versions_and_the_photo_stand_side_by_side_on_a_sheet(fnst):
         ("promote 7", "Style ink has no version 7; its versions: 1, 2."),
         ("sweep --strengths 1,0", "--strengths: expected 0.001 to 1000, got 0.0."),
         ("sweep -s inc", "there is no style 'inc'"),
+        ("evaluate photo.jpg", "this model of ink does not say with what it was trained"),
+        ("evaluate folder", "expected photographs in folder, found none."),
         ("models -s inc", "no registered style 'inc'; did you mean 'ink'?"),
         ("summary", "Nothing is registered from this folder yet; run `dvc repro` first."),
     ],

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fnst.errors import ImageError
-from fnst.evaluation import Score, as_row, as_rows, evaluate, mean, means, metrics, total
+from fnst.evaluation import Score, as_row, as_rows, evaluate, means, metrics, total
 from fnst.losses import PerceptualLoss, Weights
 from fnst.network import TransformerNetwork
 from fnst.stylize import stylize
@@ -130,28 +130,6 @@ def test_a_photograph_that_is_nearly_all_border_is_refused_by_its_name(judge):
 
 
 # --- means ----------------------------------------------------------------------------------------
-
-
-def test_the_interval_of_two_numbers_is_their_span():
-    found = mean([1.0, 3.0])
-    assert (found.mean, found.low, found.high) == (2, 1, 3)
-
-
-def test_the_interval_of_one_number_is_a_point():
-    found = mean([2.5])
-    assert (found.mean, found.low, found.high) == (2.5, 2.5, 2.5)
-
-
-def test_the_interval_of_many_numbers_is_two_standard_errors_wide():
-    numbers = torch.randn(400, dtype=torch.float64)
-    found = mean(numbers.tolist())
-    error = numbers.std().item() / 20
-    assert found.low == pytest.approx(found.mean - 1.96 * error, abs=0.1 * error)
-    assert found.high == pytest.approx(found.mean + 1.96 * error, abs=0.1 * error)
-
-
-def test_the_same_numbers_have_the_same_interval():
-    assert mean([1.0, 2.0, 5.0]) == mean([1.0, 2.0, 5.0])
 
 
 def test_means_are_of_each_size():

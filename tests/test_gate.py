@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fnst.gate import Measured, interval, judge, read
+from fnst.gate import Measured, judge, read
 
 NAN = math.nan
 
@@ -86,12 +86,3 @@ def test_a_verdict_is_read_as_it_was_written():
     verdict = judge(measured(2, 1.1), measured(1), {})
     assert read(str(verdict)) == verdict
     assert read("not champion: held-out total 2 > 1 of version 1").word == "refused"
-
-
-def test_the_interval_of_the_mean():
-    assert interval([3.0]) == (3.0, 3.0)
-    low, high = interval([0.0, 1.0] * 50)
-    # 1.96 standard errors of a mean of 100: 1.96 * 0.5 / 10
-    assert low == pytest.approx(0.5 - 0.098, abs=0.01)
-    assert high == pytest.approx(0.5 + 0.098, abs=0.01)
-    assert interval([0.0, 1.0] * 50) == (low, high)

@@ -319,7 +319,7 @@ def test_a_sweep_draws_a_style_at_several_strengths_and_leaves_everything_as_it_
         assert point["style"] == pytest.approx(scored["relative_style"], rel=1e-4)
     with Image.open(project.folder / "data/results/two/tradeoff.jpg") as page:
         assert min(page.size) > 400
-    assert said.splitlines()[-1].endswith("data/results/two/tradeoff.jpg")
+    assert f"is in {project.folder}/data/results/two/tradeoff.jpg\n" in said
     assert (project.folder / "params.yaml").read_bytes() == params
     assert project.weights("two") == weights
 

@@ -7,7 +7,7 @@ import re
 import pytest
 from PIL import Image
 
-from fnst import report
+from fnst import evaluation, report
 from fnst.evaluation import Score
 from fnst.gatys import Anchor
 
@@ -15,7 +15,7 @@ LAYERS = {"content_relu3_1": 0.4, "style_relu1_1": 0.02, "relative_style_relu1_1
 
 
 def score(photo="a.jpg", size=64, total=3.0):
-    return Score(photo, size, dict.fromkeys(report.NUMBERS, 0.5) | LAYERS | {"total": total})
+    return Score(photo, size, dict.fromkeys(evaluation.NUMBERS, 0.5) | LAYERS | {"total": total})
 
 
 def page(scores, anchor=None):

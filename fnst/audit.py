@@ -1,0 +1,203 @@
+"""A trained style judged again, on any photographs, as it was when it was trained.
+
+The painting, the loss network and the weights of the terms are those of its training, whatever
+params.yaml says now: the files are known by their hashes. The formulas are those of this fnst.
+"""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+
+from fnst import assets, build, collection, evaluation, files, images, params, sources
+from fnst.errors import AssetError, CheckpointError, ImageError
+from fnst.evaluation import Score
+from fnst.losses import PerceptualLoss
+from fnst.stylize import Paint
+
+AnySize = Float[torch.Tensor, "1 3 _ _"]  # sRGB in [0, 1]
+
+Source = tuple[str, Path | Callable[[], bytes]]  # a photograph's name, and its file or its bytes
+
+SHOWN, SIDE = 8, 512  # photographs on a sheet, and their short side, pixels
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What judged a style when it was trained."""
+
+    loss: PerceptualLoss
+    painting: AnySize
+
+
+# --- the judge ------------------------------------------------------------------------------------
+
+
+def judge(card: Mapping[str, Any], device: torch.device) -> Judge:
+    """The judge of a model's training.
+
+    Args:
+        card: the model's own, see ``checkpoint.read_card``.
+        device: where to judge.
+
+    Raises:
+        CheckpointError: when the card does not say what it was trained with.
+        AssetError: when a file of the training cannot be had any more.
+    """
+    trained, name = card["training"], card["style"]
+    try:
+        style = params.read(params.Style, trained["params"]["style"], "model.json: style")
+        loss = params.read(params.Loss, trained["params"]["loss"], "model.json: loss")
+        of_painting, of_network = trained["style_sha256"], trained["loss_network_sha256"]
+    except KeyError as error:
+        raise CheckpointError(
+            f"this model of {name} does not say with what it was trained ({error} is missing in "
+            "its card), so it cannot be judged again; train it anew."
+        ) from error
+    raw = params.project_root() / "data" / "raw"
+    with tempfile.TemporaryDirectory() as scratch:
+        bring = partial(_bring, scratch=Path(scratch))
+        picture = bring(f"the painting of {name}", style.image, of_painting, raw / "styles")
+        vgg = bring(f"the loss network of {name}", loss.network, of_network, raw / "network")
+        return Judge(
+            build.loss(loss, style, picture=picture, vgg=vgg, device=device),
+            build.painting(picture, style.size).to(device),
+        )
+
+
+def _bring(what: str, source: str, digest: str, fetched: Path, *, scratch: Path) -> Path:
+    """The file with that hash: where `fetch` puts it, at its own path, or from where it came."""
+    near = [*fetched.rglob("*"), *filter(None, [sources.local(source)])]
+    for path in near:
+        if path.is_file() and files.sha256(path) == digest:
+            return path
+    try:
+        path = assets.get(sources.find(source), scratch)
+    except AssetError as error:
+        reason = str(error)
+    else:
+        if files.sha256(path) == digest:
+            return path
+        reason = "it is another file today"
+    raise AssetError(
+        f"{what} cannot be had as it was in training, {source} with the SHA-256 {digest[:12]}...: "
+        f"{reason.rstrip('.')}; put that file back, or train again."
+    )
+
+
+# --- the photographs ------------------------------------------------------------------------------
+
+
+def sources_in(given: Iterable[Path]) -> list[Source]:
+    """The photographs in files, zips and folders, with all below them; nothing is decoded yet.
+
+    A file that is named is taken whatever its ending.
+
+    Raises:
+        ImageError: when a zip cannot be opened, or there is no photograph at all.
+    """
+    found = [source for path in given for source in _sources(path)]
+    if not found:
+        raise ImageError(f"expected photographs in {', '.join(map(str, given))}, found none.")
+    return found
+
+
+def _sources(path: Path) -> Iterator[Source]:
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if collection.is_zip(file.name):
+            yield from ((entry.name, entry.read) for entry in collection.entries(file))
+        elif file == path or (file.is_file() and collection.is_picture(file.name)):
+            yield str(file), file
+
+
+def photographs(
+    found: Iterable[Source], left_out: Callable[[ImageError], None] = lambda error: None
+) -> Iterator[tuple[str, AnySize]]:
+    """Decode one photograph after another.
+
+    Args:
+        found: see ``sources_in``.
+        left_out: told about each that cannot be read, or is too small; the others go on.
+    """
+    for name, place in found:
+        try:
+            photo = images.load(_opened(name, place), name=name).rgb
+            evaluation.check(name, photo)
+        except ImageError as error:
+            left_out(error)
+        else:
+            yield name, photo
+
+
+def _opened(name: str, place: Path | Callable[[], bytes]) -> Path | bytes:
+    if isinstance(place, Path):
+        return place
+    try:
+        return place()
+    except Exception as error:  # a damaged member makes its decompressor raise almost anything
+        raise ImageError(f"{name} cannot be read: {error}.") from error
+
+
+# --- what comes of it -----------------------------------------------------------------------------
+
+
+def scores(
+    paint: Paint,
+    by: Judge,
+    found: Iterable[Source],
+    sizes: Sequence[int],
+    *,
+    progress: Callable[[int, str], None],
+    left_out: Callable[[ImageError], None],
+) -> list[Score]:
+    """Every number of every photograph at every size; see ``evaluation.evaluate``.
+
+    Raises:
+        ImageError: when no photograph was left to judge.
+    """
+    made: list[Score] = []
+    for done, photo in enumerate(photographs(found, left_out), start=1):
+        made += evaluation.evaluate(paint, by.loss, by.painting, [photo], sizes)
+        progress(done, f"total {made[-1].values['total']:.3f}")
+    if not made:
+        raise ImageError("none of the photographs could be judged.")
+    return made
+
+
+def report(found: Sequence[Score]) -> dict[str, Any]:
+    """Every number's mean at every size, with its interval, and each photograph's own, for JSON."""
+    means = evaluation.means(found)
+    return {
+        "photographs": len({score.photo for score in found}),
+        "means": {
+            str(size): {name: asdict(mean) for name, mean in by_name.items()}
+            for size, by_name in means.items()
+        },
+        "scores": [evaluation.as_row(score) for score in found],
+    }
+
+
+def write(
+    folder: Path, paint: Paint, found: Sequence[Score], photos: Iterable[tuple[str, AnySize]]
+) -> None:
+    """Write metrics.json, photographs.csv and a before/after sheet of the first photographs."""
+    files.write_json(folder / "metrics.json", evaluation.metrics(found))
+    files.write_rows(folder / "photographs.csv", [evaluation.as_row(score) for score in found])
+    said = {score.photo: score for score in reversed(found)}  # at its smallest size
+    shown = islice(((name, images.fit(photo, SIDE)) for name, photo in photos), SHOWN)
+    rows = [(_caption(said[name]), (photo, paint(photo))) for name, photo in shown]
+    images.save(images.Picture(images.sheet(rows, ("photograph", "painted"))), folder / "sheet.jpg")
+
+
+def _caption(score: Score) -> str:
+    content, style, total = (score.values[name] for name in ("content", "style", "total"))
+    return (
+        f"{score.photo}, at {score.size} pixels: content {content:.3f}, style {style:.3f}, "
+        f"total {total:.3f}"
+    )

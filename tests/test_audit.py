@@ -1,0 +1,232 @@
+"""A trained style judged again: by the judge of its training, on whatever photographs there are."""
+
+import hashlib
+import json
+import shutil
+import sys
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import pytest
+import registry_fixtures
+import torch
+
+from fnst import audit, checkpoint, evaluation, files, images, registry
+from fnst.errors import AssetError, CheckpointError, ImageError
+from fnst.images import Picture
+from fnst.network import TransformerNetwork
+from fnst.stylize import stylize
+
+project, empty_store = registry_fixtures.project, registry_fixtures.empty_store
+pytestmark = pytest.mark.filterwarnings("ignore:::mlflow")
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def painting(project):
+    """A painting at its own path in the project."""
+    path = project / "wave.png"
+    images.save(Picture(torch.rand(1, 3, 64, 80)), path)
+    return path
+
+
+@pytest.fixture
+def card(project, painting, small_vgg_file):
+    """What a model of the style `wave` says of its training."""
+    shutil.copy(small_vgg_file, project / "vgg.pth")
+    return {
+        "style": "wave",
+        "training": {
+            "params": {
+                "style": {"image": "wave.png", "size": 48, "strength": 2, "style_weight": 5.0},
+                "loss": {
+                    "network": "vgg.pth",
+                    "content_layer": "relu2_1",
+                    "style_layers": {"relu1_1": 1.0},
+                },
+            },
+            "style_sha256": files.sha256(painting),
+            "loss_network_sha256": files.sha256(project / "vgg.pth"),
+        },
+    }
+
+
+def photos(folder, *names, side=64):
+    for name in names:
+        images.save(Picture(torch.rand(1, 3, side, side + 8)), folder / name)
+
+
+# --- the judge ------------------------------------------------------------------------------------
+
+
+def test_the_judge_weighs_as_the_training_did(card):
+    weights = audit.judge(card, CPU).loss.weights
+    assert (weights.content, weights.style, weights.variation) == (1.0, 10.0, 0.0)
+
+
+def test_a_card_that_is_older_than_strength_is_read(card):
+    del card["training"]["params"]["style"]["strength"]
+    assert audit.judge(card, CPU).loss.weights.style == 5.0
+
+
+def test_the_painting_is_seen_at_the_size_of_its_training(card, painting):
+    expected = images.fit(images.load(painting).rgb, 48)
+    assert torch.equal(audit.judge(card, CPU).painting, expected)
+
+
+def test_what_fetch_brought_is_found_by_its_hash_whatever_stands_at_its_path_now(
+    card, painting, project
+):
+    kept = project / "data/raw/styles/old-name/1234/painting.png"
+    kept.parent.mkdir(parents=True)
+    painting.rename(kept)
+    photos(project, "wave.png")
+    expected = images.fit(images.load(kept).rgb, 48)
+    assert torch.equal(audit.judge(card, CPU).painting, expected)
+
+
+def test_what_is_not_here_any_more_is_fetched_from_where_it_came(
+    card, painting, tmp_path, monkeypatch
+):
+    digest = files.sha256(painting)
+    source = f"https://127.0.0.1:9/wave.png#sha256={digest}"
+    mirrored = tmp_path / "mirror" / hashlib.sha256(source.encode()).hexdigest()[:8] / "wave.png"
+    mirrored.parent.mkdir(parents=True)
+    expected = images.fit(images.load(painting).rgb, 48)
+    painting.rename(mirrored)
+    monkeypatch.setenv("FNST_MIRROR", str(tmp_path / "mirror"))
+    card["training"]["params"]["style"]["image"] = source
+    assert torch.equal(audit.judge(card, CPU).painting, expected)
+
+
+def test_a_painting_that_changed_is_not_taken_for_the_one_of_the_training(card, painting):
+    photos(painting.parent, "wave.png")
+    sentence = rf"the painting of wave cannot be had .*wave.png with the SHA-256 {'.' * 12}\.\.\.: "
+    with pytest.raises(AssetError, match=sentence) as error:
+        audit.judge(card, CPU)
+    assert str(error.value).endswith("put that file back, or train again.")
+
+
+@pytest.mark.parametrize("missing", ["params", "style_sha256", "loss_network_sha256"])
+def test_a_model_that_does_not_say_what_it_was_trained_with_is_refused(card, missing):
+    del card["training"][missing]
+    with pytest.raises(CheckpointError, match=f"'{missing}' is missing"):
+        audit.judge(card, CPU)
+
+
+# --- the photographs ------------------------------------------------------------------------------
+
+
+def found(*given):
+    return [Path(name).name for name, _ in audit.photographs(audit.sources_in(given))]
+
+
+def test_folders_zips_and_files_are_searched_for_photographs(tmp_path):
+    (tmp_path / "in/deep").mkdir(parents=True)
+    photos(tmp_path, "in/b.png", "in/deep/a.jpg", "c.png")
+    (tmp_path / "in/notes.txt").write_text("no photograph")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(tmp_path / "c.png", "d.png")
+    (tmp_path / "c.png").rename(tmp_path / "c")  # named, so taken without an ending
+    assert found(tmp_path / "in", tmp_path / "more.zip", tmp_path / "c") == [
+        "b.png",
+        "a.jpg",
+        "d.png",
+        "c",
+    ]
+
+
+def test_where_there_is_no_photograph_it_is_said(tmp_path):
+    with pytest.raises(ImageError, match=rf"expected photographs in {tmp_path}, found none"):
+        audit.sources_in([tmp_path])
+
+
+def test_what_cannot_be_judged_is_told_and_stops_no_other(tmp_path):
+    photos(tmp_path, "good.png")
+    photos(tmp_path, "small.png", side=40)
+    (tmp_path / "broken.png").write_text("no picture")
+    told = []
+    missing = tmp_path / "missing.png"
+    taken = audit.photographs(audit.sources_in([tmp_path, missing]), told.append)
+    assert [Path(name).name for name, _ in taken] == ["good.png"]
+    assert [Path(str(error).split(":")[0]).stem for error in told] == ["broken", "small", "missing"]
+
+
+# --- the command ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fnst(project, card, tmp_path, capsys, monkeypatch):
+    """Run a command in a project with one version of `wave`, and with a folder of photographs."""
+    from fnst import cli
+
+    shutil.copy(Path(registry.__file__).parents[1] / "params.yaml", project)
+    network = TransformerNetwork(width=2, blocks=1)
+    checkpoint.save(tmp_path / "model", network, style="wave", training=card["training"])
+    registry_fixtures.register(tmp_path / "model")
+    (tmp_path / "photos").mkdir()
+    photos(tmp_path / "photos", "a.png", "b.png")
+
+    def run(*words, code=0):
+        monkeypatch.setattr(sys, "argv", ["fnst", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        assert (ended.value.code or 0) == code, said
+        return said
+
+    return run
+
+
+def test_programs_get_every_number_of_the_version(fnst, card, tmp_path):
+    said = fnst("evaluate", "-m", 1, "--json", "--size", 64, "--size", 48, tmp_path / "photos")
+    told = json.loads(said.out)
+    assert (told["style"], told["version"], told["photographs"]) == ("wave", 1, 2)
+    assert list(told["means"]) == ["48", "64"]
+    judge = audit.judge(card, CPU)
+    network = checkpoint.load(tmp_path / "model").network
+    expected = list(
+        evaluation.evaluate(
+            partial(stylize, network),
+            judge.loss,
+            judge.painting,
+            audit.photographs(audit.sources_in([tmp_path / "photos"])),
+            [48, 64],
+        )
+    )
+    assert told["scores"] == [evaluation.as_row(score) for score in expected]
+    total = told["means"]["48"]["total"]
+    assert total["low"] < total["mean"] < total["high"]
+    assert total["mean"] == pytest.approx(
+        sum(score.values["total"] for score in expected if score.size == 48) / 2
+    )
+
+
+def test_people_get_a_table_and_a_folder(fnst, tmp_path):
+    said = fnst("evaluate", "-m", 1, "--size", 48, "-o", tmp_path / "judged", tmp_path / "photos")
+    lines = said.out.splitlines()
+    assert lines[0].split() == ["number", "48", "pixels"]
+    assert lines[1].startswith("total ")
+    assert lines[1].rstrip().endswith("how far from the photograph")
+    assert lines[-1].startswith("wave version 1 on 2 photographs: means")
+    written = sorted(path.name for path in (tmp_path / "judged").iterdir())
+    assert written == ["metrics.json", "photographs.csv", "sheet.jpg"]
+    assert len(files.read_rows(tmp_path / "judged/photographs.csv")) == 2
+    assert files.read_json(tmp_path / "judged/metrics.json")["photographs"] == 2
+
+
+def test_photographs_that_were_left_out_are_said_and_counted(fnst, tmp_path):
+    (tmp_path / "photos/c.png").write_text("no picture")
+    said = fnst("evaluate", "-m", 1, "--size", 48, tmp_path / "photos", code=1)
+    assert "c.png: this is not a picture that can be read." in said.err
+    assert said.err.endswith("error: 1 of 3 photographs were left out.\n")
+    assert "on 2 photographs" in said.out
+
+
+def test_nothing_to_judge_is_an_error(fnst, tmp_path):
+    (tmp_path / "bad.png").write_text("no picture")
+    said = fnst("evaluate", "-m", 1, "--size", 48, tmp_path / "bad.png", code=1)
+    assert said.err.endswith("error: none of the photographs could be judged.\n")
+    assert said.out == ""
