@@ -10,10 +10,6 @@ Within a stage, every layer keeps the few rows that the next strip's convolution
 last: no tiles overlap, and there is no seam. The result is that of ``fnst.stylize.stylize``.
 
 Letters in shapes: ``c`` channels, ``h`` x ``w`` positions.
-
-References:
-    [C83] Chan, Golub, LeVeque. Algorithms for Computing the Sample Variance. The American
-          Statistician, 1983.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +20,11 @@ from itertools import pairwise
 from operator import itemgetter
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fnst.moments import Moments
 from fnst.network import (
-    EPSILON,
     ByRows,
     FoldedUpsampling,
     InstanceNorm,
@@ -189,47 +184,6 @@ def _widened(rows: Rows, pad: int, border: str) -> Rows:
     return map(partial(F.pad, pad=(pad, pad, 0, 0), mode=border), rows)
 
 
-def _normal(layer: InstanceNorm, rows: Rows, mean: Tensor, variance: Tensor) -> Rows:
-    # Batch norm's kernel applies any statistics, in one pass.
-    normal = partial(
-        F.batch_norm,
-        running_mean=mean,
-        running_var=variance,
-        weight=layer.weight,
-        bias=layer.bias,
-        eps=EPSILON,
-    )
-    return map(normal, rows)
-
-
-# --- statistics -----------------------------------------------------------------------------------
-
-
-Moments = tuple[Float[Tensor, " c"], Float[Tensor, " c"]]  # mean and variance
-
-
-class Statistics:
-    """Mean and variance of each channel over all strips, merged in float64 by [C83]."""
-
-    def __init__(self) -> None:
-        self._parts: list[tuple[int, Tensor, Tensor]] = []
-
-    def add(self, strip: Strip) -> None:
-        """Take in the positions of a strip."""
-        # Batch norm's kernel of two passes: a twentieth of the time of torch.var_mean on a CPU.
-        mean, variance = torch.batch_norm_update_stats(strip, None, None, 0.0)
-        self._parts.append((strip[0, 0].numel(), mean.double(), variance.double()))
-
-    def moments(self) -> Moments:
-        """Mean and variance over everything that was taken in."""
-        counts, means, variances = zip(*self._parts, strict=True)
-        shares = torch.tensor(counts, dtype=torch.float64).div_(sum(counts)).view(-1, 1)
-        shares, each = shares.to(means[0].device), torch.stack(means)
-        mean = (shares * each).sum(0)
-        variance = (shares * (torch.stack(variances) + (each - mean).square())).sum(0)
-        return mean.float(), variance.float()
-
-
 # --- the whole picture ----------------------------------------------------------------------------
 
 
@@ -254,7 +208,7 @@ class Passage:
         self.progress = progress
         self.done = 0
         self.stages = stages(network)
-        self.moments: dict[Layer, Moments] = {}
+        self.moments: dict[Layer, tuple[Tensor, Tensor]] = {}
         self.skipped = Queue(store)
 
     @torch.inference_mode()
@@ -265,18 +219,18 @@ class Passage:
         scale = Fraction(1)  # of those
         for stage, following in pairwise(self.stages):
             layers += stage.layers
-            statistics = Statistics()
+            moments = Moments()
             kept = Queue(self.store)
             entering = map(partial(self._count, scale), source(stage.is_kept))
             for strip in self._through(layers, entering):
-                statistics.add(strip)
+                moments.add(strip)
                 if stage.is_kept:
                     kept.put(strip)
                 del strip
             if stage.is_kept:
                 scale, layers = stage.scale, ()
                 source = partial(kept.rows, int(self.height * scale))
-            self.moments[following.layers[0]] = statistics.moments()
+            self.moments[following.layers[0]] = moments.merged()
         layers += self.stages[-1].layers
         entering = map(partial(self._count, scale), source(True))
         self._fill(into, map(torch.sigmoid, self._through(layers, entering)))
@@ -314,7 +268,8 @@ class Passage:
     def _through_one(self, layer: Layer, rows: Rows) -> Rows:
         match layer:
             case InstanceNorm():
-                return _normal(layer, rows, *self.moments[layer])
+                mean, variance = self.moments[layer]
+                return map(partial(layer.apply_moments, mean=mean, variance=variance), rows)
             case nn.ReLU():
                 return map(layer, rows)
             case nn.Conv2d():
