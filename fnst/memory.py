@@ -117,7 +117,7 @@ def _left_to_group(group: Path, limit: str, used: str, cache: str) -> float:
     except OSError:  # the root has no limit, and a container does not see those around it
         return math.inf
     given_back = dict(zip(statistics[::2], statistics[1::2], strict=True)).get(cache, "0")
-    return math.inf if most == "max" else max(0, int(most) - taken + int(given_back))
+    return math.inf if most == "max" else float(max(0, int(most) - taken + int(given_back)))
 
 
 def parse(text: str) -> int:

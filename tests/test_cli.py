@@ -250,9 +250,9 @@ def test_memory_may_be_limited_and_too_little_is_said_with_the_photo(fnst):
     colours = np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
     Image.fromarray(colours).save("bright.png")
     fnst("stylize", "bright.png", "--max-memory", "2GB")
-    said = fnst("stylize", "bright.png", "-o", "other.png", "--max-memory", "1kB", code=1)
+    said = fnst("stylize", "bright.png", "-o", "small.png", "--max-memory", "1kB", code=1)
     assert "bright.png: a picture of 34x21 takes at least" in said.err
-    assert not Path("other.png").exists()
+    assert not Path("small.png").exists()
     said = fnst("stylize", "bright.png", "--max-memory", "lots", code=1)
     assert "expected a size such as 2GB or 512MiB, got 'lots'" in said.err
 
