@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from fnst.network import (
     EPSILON,
+    STRIP_POSITIONS,
     ByRows,
     FoldedUpsampling,
     InstanceNorm,
@@ -220,9 +221,11 @@ class Statistics:
 
     def add(self, strip: Strip) -> None:
         """Take in the positions of a strip."""
-        # Batch norm's kernel of two passes: a twentieth of the time of torch.var_mean on a CPU.
-        mean, variance = torch.batch_norm_update_stats(strip, None, None, 0.0)
-        self._parts.append((strip[0, 0].numel(), mean.double(), variance.double()))
+        # Batch norm's kernel of two passes: a twentieth of the time of torch.var_mean on a CPU. It
+        # adds up in float32, which a long strip is too large for.
+        for rows in torch.split(strip, max(1, STRIP_POSITIONS // strip.shape[3]), 2):
+            mean, variance = torch.batch_norm_update_stats(rows, None, None, 0.0)
+            self._parts.append((rows[0, 0].numel(), mean.double(), variance.double()))
 
     def moments(self) -> Moments:
         """Mean and variance over everything that was taken in."""

@@ -27,9 +27,9 @@ WHOLE_MOST = 512 * 10**6
 # Tensors with more numbers than this break kernels that count in 32 bits.
 LARGEST_TENSOR = 2**31 - 1
 
-# Rows of a strip that are tried. On a CPU their number makes no difference to speed.
-HEIGHTS = {"cpu": (32, 16, 8, 4)}
-GPU_HEIGHTS = (128, 64, 32, 16, 8, 4)
+# Rows of a strip that are tried. On a CPU more are no faster.
+CPU_HEIGHTS = (32, 16, 8, 4)
+GPU_HEIGHTS = (128, 64, *CPU_HEIGHTS)
 
 # What strips take besides the rows that wait, measured on a CPU: libraries' own memory and what
 # glibc keeps of what was freed; and so many of the largest tensor, which has the widest maps of a
@@ -118,7 +118,7 @@ def _in_strips(network: TransformerNetwork, image: Image) -> Iterator[Way]:
     row = max(stage.widest for stage in stages) * reach(w) * torch.float32.itemsize
     pictures = 2 * image.nbytes if image.device.type == device.type else 0
     for store, kept in _stores(*passage.room(stages, h, w), device):
-        for height in HEIGHTS.get(device.type, GPU_HEIGHTS):
+        for height in CPU_HEIGHTS if device.type == "cpu" else GPU_HEIGHTS:
             largest = row * (height + AROUND)
             if device.type != "cpu" or largest <= KEPT_BY_GLIBC or height == 4:
                 needs = FIXED + pictures + kept + LARGEST_AT_ONCE * largest
