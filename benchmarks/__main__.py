@@ -11,6 +11,7 @@ from benchmarks import (
     UnavailableError,
     cold_start,
     fetch,
+    large,
     precision,
     prepare,
     train_step,
@@ -27,8 +28,9 @@ BENCHMARKS: dict[str, Callable[[], Iterable[Result]]] = {
     "train-batches": train_step.measure_batches,
     "training": training.measure,
     "precision": precision.measure,
+    "large": large.measure,
 }
-LONG = {"precision"}  # takes so long that only its name runs it
+LONG = {"large", "precision"}  # take so long that only its name runs it
 
 COLUMNS = ("name", "value", "unit", "ratio", "limit")
 

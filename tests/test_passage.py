@@ -120,7 +120,7 @@ def test_progress_goes_from_strip_to_strip_to_all():
 
 def test_merged_statistics_are_those_of_everything_together():
     maps = torch.randn(1, 5, 40, 7) * 3 + 100
-    statistics = Statistics()
+    statistics = Statistics(5, torch.device("cpu"))
     for strip in maps.split((1, 20, 3, 16), 2):
         statistics.add(strip.contiguous(memory_format=torch.channels_last))
     mean, variance = statistics.moments()

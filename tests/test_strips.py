@@ -115,7 +115,7 @@ def test_an_error_that_is_not_a_lack_of_memory_is_not_hidden(network, image, mon
         strips.stylize(network, image, max_memory=MEGABYTE)
 
 
-@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 700), (700, 1), (17, 16)])
+@pytest.mark.parametrize(("h", "w"), [(1, 1), (1, 90), (90, 1), (17, 16)])
 def test_odd_pictures_come_out_the_same_size(network, h, w):
     image = torch.rand(1, 3, h, w)
     for way in strips._ways(network, image):
@@ -139,16 +139,16 @@ import sys, torch
 from fnst import memory, strips
 from fnst.network import TransformerNetwork
 torch.set_num_threads(1)
-network = TransformerNetwork(width=32, blocks=1).eval()
+network = TransformerNetwork(width=32, blocks=0).eval()
 before = memory.peak()
-image = torch.zeros(1, 1200, 1600, 3, dtype=torch.uint8).random_(0, 256).permute(0, 3, 1, 2)
+image = torch.zeros(1, 800, 1000, 3, dtype=torch.uint8).random_(0, 256).permute(0, 3, 1, 2)
 strips.stylize(network, image, max_memory=int(sys.argv[1]))
 print(memory.peak() - before)
 """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak may begin with the parent's")
-@pytest.mark.parametrize("megabytes", [330, 240, 160])  # float32, float16, a file
+@pytest.mark.parametrize("megabytes", [140, 115, 80])  # float32, float16, a file
 def test_the_limit_holds(megabytes):
     limit = megabytes * MEGABYTE
     done = subprocess.run(
