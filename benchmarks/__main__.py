@@ -13,6 +13,7 @@ from benchmarks import (
     fetch,
     folder,
     fuzz,
+    large,
     precision,
     prepare,
     train_step,
@@ -31,8 +32,9 @@ BENCHMARKS: dict[str, Callable[[], Iterable[Result]]] = {
     "train-batches": train_step.measure_batches,
     "training": training.measure,
     "precision": precision.measure,
+    "large": large.measure,
 }
-LONG = {"precision"}  # takes so long that only its name runs it
+LONG = {"large", "precision"}  # take so long that only its name runs it
 
 COLUMNS = ("name", "value", "unit", "ratio", "limit")
 

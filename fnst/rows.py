@@ -3,6 +3,7 @@
 Letters in shapes: ``c`` channels, ``h`` x ``w`` positions, ``n`` numbers.
 """
 
+import contextlib
 import shutil
 import tempfile
 from collections import deque
@@ -83,7 +84,8 @@ class ScratchFile(Store):
             raise self._worded(error) from error
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what a full disk did not take is not needed either
+            self._file.close()
 
     def write(self, place: int, row: Float[Tensor, " n"]) -> None:
         """Keep a row in that place."""

@@ -16,9 +16,9 @@ from fnst.passage import Passage, Progress, device_of
 from fnst.rows import RangeError, ScratchFile, Store
 from fnst.stylize import Image, reach
 
-# What a whole pass takes on a CPU, measured with widths 16 and 32: 292 and 530 bytes a pixel. A
-# position has so many numbers at once, for each one of the widest maps and besides.
-WHOLE_MAPS, WHOLE_BESIDES = 4, 20
+# What a whole pass takes on a CPU, fitted from above to widths 2 to 32: so many numbers at once for
+# each position, for every one of its widest maps and besides; 544 bytes a pixel by default.
+WHOLE_MAPS, WHOLE_BESIDES = 3, 40
 
 # On a CPU, strips take the time of a whole pass and a fraction of its memory: so only what takes
 # less than this is done whole. On a GPU, few large launches are better than many small ones.
@@ -27,14 +27,14 @@ WHOLE_MOST = 512 * 10**6
 # Tensors with more numbers than this break kernels that count in 32 bits.
 LARGEST_TENSOR = 2**31 - 1
 
-# Rows of a strip that are tried. On a CPU their number makes no difference to speed.
-HEIGHTS = {"cpu": (32, 16, 8, 4)}
-GPU_HEIGHTS = (128, 64, 32, 16, 8, 4)
+# Rows of a strip that are tried. On a CPU more are no faster.
+CPU_HEIGHTS = (32, 16, 8, 4)
+GPU_HEIGHTS = (128, 64, *CPU_HEIGHTS)
 
-# What strips take besides the rows that wait, measured on a CPU: libraries' own memory and what
-# glibc keeps of what was freed; and so many of the largest tensor, which has the widest maps of a
-# strip and of the rows around it that the last convolution reaches.
-FIXED, LARGEST_AT_ONCE, AROUND = 96 * 10**6, 7, 8
+# What strips take besides the pictures and the rows that wait, fitted from above on a CPU: so much
+# always, a third of it libraries' own, and so many times the largest tensor, which has the widest
+# maps of a strip and of the rows around it that the last convolution reaches.
+FIXED, LARGEST_AT_ONCE, AROUND = 64 * 10**6, 4, 8
 
 # glibc does not use again what is larger than 32 MB, but gets it page by page from the system.
 KEPT_BY_GLIBC = 24 * 10**6
@@ -118,7 +118,7 @@ def _in_strips(network: TransformerNetwork, image: Image) -> Iterator[Way]:
     row = max(stage.widest for stage in stages) * reach(w) * torch.float32.itemsize
     pictures = 2 * image.nbytes if image.device.type == device.type else 0
     for store, kept in _stores(*passage.room(stages, h, w), device):
-        for height in HEIGHTS.get(device.type, GPU_HEIGHTS):
+        for height in CPU_HEIGHTS if device.type == "cpu" else GPU_HEIGHTS:
             largest = row * (height + AROUND)
             if device.type != "cpu" or largest <= KEPT_BY_GLIBC or height == 4:
                 needs = FIXED + pictures + kept + LARGEST_AT_ONCE * largest

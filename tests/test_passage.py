@@ -1,5 +1,6 @@
 """A picture in strips is the picture: every network, size and strip height."""
 
+import copy
 from itertools import product
 
 import pytest
@@ -54,7 +55,8 @@ def apart(one, other):
 )
 def test_strips_of_any_height_make_the_picture_that_the_whole_pass_makes(kind, h, w, height):
     image = torch.rand(1, 3, h, w, generator=torch.Generator().manual_seed(h * 100 + w))
-    whole = stylize(NETWORKS[kind], image)
+    # In float64, as the native kernel for small maps is itself a hundredth of a level off.
+    whole = stylize(copy.deepcopy(NETWORKS[kind]).double(), image.double())
     assert apart(in_strips(NETWORKS[kind], image, height), whole) < HUNDREDTH
 
 
@@ -118,7 +120,7 @@ def test_progress_goes_from_strip_to_strip_to_all():
 
 def test_merged_statistics_are_those_of_everything_together():
     maps = torch.randn(1, 5, 40, 7) * 3 + 100
-    statistics = Statistics()
+    statistics = Statistics(5, torch.device("cpu"))
     for strip in maps.split((1, 20, 3, 16), 2):
         statistics.add(strip.contiguous(memory_format=torch.channels_last))
     mean, variance = statistics.moments()
