@@ -6,6 +6,8 @@ References:
     [J16] Johnson, Alahi, Fei-Fei. Perceptual Losses for Real-Time Style Transfer and
           Super-Resolution. 2016. https://arxiv.org/abs/1603.08155, and its supplement
     [U16] Ulyanov, Vedaldi, Lempitsky. Instance Normalization. 2016. https://arxiv.org/abs/1607.08022
+    [C83] Chan, Golub, LeVeque. Algorithms for Computing the Sample Variance. The American
+          Statistician, 1983.
     [O16] Odena, Dumoulin, Olah. Deconvolution and Checkerboard Artifacts. Distill, 2016.
 """
 
@@ -23,8 +25,9 @@ Maps = Float[Tensor, "b c h w"]
 STRIDE = 4
 
 # Above this many positions the one-pass variance of the native kernel loses digits (2e-3 relative
-# at 1920x1080), so that the two-pass formula takes over.
+# at 1920x1080), so that sums of strips of about so many are merged instead.
 ONE_PASS_POSITIONS = 512 * 512
+STRIP_POSITIONS = 128 * 128
 
 EPSILON = 1e-5  # added to the variance, as torch.nn.InstanceNorm2d does
 
@@ -208,31 +211,40 @@ class _InstanceNorm(torch.autograd.Function):
 def _normalize(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The normalized maps, and of each image and channel the mean and 1 / deviation, (b, c)."""
     n, c, h, w = maps.shape
-    if maps.device.type == "cuda":
-        return _normalize_each(maps, weight, bias)
     if maps.device.type == "cpu" and h * w <= ONE_PASS_POSITIONS:
         normalized, mean, scale = torch.native_group_norm(
             maps, weight, bias, n, c, h * w, c, EPSILON
         )
         return normalized, mean.view(n, c), scale.view(n, c)
-    # Rows of channels: the layout that channels_last memory already has.
-    rows = maps.permute(0, 2, 3, 1).reshape(n, h * w, c)
-    mean = rows.mean(1, keepdim=True, dtype=torch.promote_types(maps.dtype, torch.float32))
-    scale = (rows - mean).square_().mean(1, keepdim=True).add_(EPSILON).rsqrt_()
-    slope = scale * weight
-    flat = torch.addcmul(bias - mean * slope, rows.to(slope.dtype), slope)
-    normalized = flat.to(maps.dtype).view(n, h, w, c).permute(0, 3, 1, 2)
-    return normalized, mean.view(n, c), scale.view(n, c)
+    one_by_one = _normalize_strips if maps.device.type == "cpu" else _normalize_one
+    each = [one_by_one(one, weight, bias) for one in torch.split(maps, 1)]
+    images, means, scales = zip(*each, strict=True)
+    return images[0] if n == 1 else torch.cat(images), torch.stack(means), torch.stack(scales)
 
 
-def _normalize_each(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same as batch norm of one image after the other: two fused kernels each, on a GPU."""
-    each = [
-        torch.native_batch_norm(one, weight, bias, None, None, True, 0.0, EPSILON)
-        for one in torch.split(maps, 1)
-    ]
-    normalized, mean, scale = zip(*each, strict=True)
-    return torch.cat(normalized), torch.stack(mean), torch.stack(scale)
+def _normalize_one(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """The same for one image, as batch norm: two fused kernels on a GPU."""
+    return torch.native_batch_norm(maps, weight, bias, None, None, True, 0.0, EPSILON)
+
+
+def _normalize_strips(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """The same on a CPU, whose kernels add up in float32: their sums are merged in float64."""
+    mean, variance = _moments(maps, weight.dtype)
+    normalized = F.batch_norm(maps, mean, variance, weight, bias, eps=EPSILON)
+    return normalized, mean, torch.rsqrt(variance + EPSILON)
+
+
+def _moments(maps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel of one image, from those of its strips ([C83])."""
+    _, c, h, w = maps.shape
+    strips = torch.split(maps, max(1, STRIP_POSITIONS // w), 2)
+    unused, too = maps.new_zeros(2, c, dtype=dtype)  # their dtype becomes that of the result
+    each = [torch.batch_norm_update_stats(strip, unused, too, 0.0) for strip in strips]
+    means, variances = (torch.stack(parts).double() for parts in zip(*each, strict=True))
+    shares = torch.tensor([[strip.shape[2] / h] for strip in strips], dtype=torch.float64)
+    mean = (shares * means).sum(0)
+    variance = (shares * (variances + (means - mean).square())).sum(0)
+    return mean.to(dtype), variance.to(dtype)
 
 
 def _convolution(inputs: int, outputs: int, size: int) -> nn.Module:
