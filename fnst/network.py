@@ -123,7 +123,10 @@ class FoldedUpsampling(nn.Module):
         self.bias = plain.bias
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d 2*h 2*w"]:
-        padded = F.pad(maps, (1, 1, 1, 1), mode="replicate")
+        return self.within(F.pad(maps, (1, 1, 1, 1), mode="replicate"))
+
+    def within(self, padded: Tensor) -> Tensor:
+        """Double what has a border of one position already; that one goes."""
         return F.conv_transpose2d(padded, fold(self.weight), self.bias, stride=2, padding=3)
 
 
@@ -136,11 +139,15 @@ class ByRows(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Convolve with reflection padding; the size stays."""
-        if maps.device.type != "cpu" or maps.dtype != torch.float32:
-            return super().forward(maps)
-        n, _, h, w = maps.shape
+        return self.within(F.pad(maps, [self.kernel_size[0] // 2] * 4, mode="reflect"))
+
+    def within(self, padded: Tensor) -> Tensor:
+        """Convolve what is padded already; the padding goes."""
+        if padded.device.type != "cpu" or padded.dtype != torch.float32:
+            return F.conv2d(padded, self.weight, self.bias)
+        n, _, h, w = padded.shape
         d, _, rows, _ = self.weight.shape
-        padded = F.pad(maps, [rows // 2] * 4, mode="reflect")
+        h, w = h - rows + 1, w - rows + 1
         kernels = self.weight.permute(2, 0, 1, 3).flatten(0, 1).unsqueeze(2)
         each = F.conv2d(padded, kernels).contiguous(memory_format=torch.channels_last)
         image, channel, down, across = each.stride()

@@ -1,14 +1,20 @@
 """Picture in, picture out, the same size: a trained network applied to pictures of any size."""
 
+from collections.abc import Callable
+
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
 from fnst.errors import DeviceError
 from fnst.network import STRIDE, TransformerNetwork
 
-Image = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
+# sRGB: in [0, 1], or 0..255, which is a quarter of the memory.
+Image = Float[Tensor, "b 3 h w"] | UInt8[Tensor, "b 3 h w"]
+
+# One picture in, the same size and dtype out.
+Paint = Callable[[Image], Image]
 
 # The smallest side that survives two halvings with room for the 9x9 convolution's reflection.
 LEAST_SIDE = 16
@@ -18,21 +24,34 @@ LEAST_SIDE = 16
 def stylize(network: TransformerNetwork, image: Image) -> Image:
     """Stylize pictures of any size, 1x1 included, in float32 on the network's own device.
 
-    Sides that are no multiple of 4 are extended by their own edge and cut back afterwards.
+    Sides that are no multiple of 4 are extended by their own edge and cut back afterwards. The
+    result has the picture's dtype and is where the picture is.
     """
     _, _, h, w = image.shape
     device = next(network.parameters()).device
-    padded = _extend(image.to(device), _reach(h) - h, _reach(w) - w)
+    padded = extend(to_floats(image.to(device)), reach(h) - h, reach(w) - w)
     stylized: Tensor = network(padded.contiguous(memory_format=torch.channels_last))
-    return stylized[..., :h, :w].to(image.device)
+    return from_floats(stylized[..., :h, :w], image.dtype).to(image.device)
 
 
-def _reach(side: int) -> int:
+def reach(side: int) -> int:
+    """The side that a picture is extended to before a network sees it."""
     return max(LEAST_SIDE, -(-side // STRIDE) * STRIDE)
 
 
-def _extend(image: Image, down: int, across: int) -> Float[Tensor, "b 3 _ _"]:
+def extend(image: Float[Tensor, "b 3 h w"], down: int, across: int) -> Float[Tensor, "b 3 _ _"]:
+    """Repeat the last row and the last column so many times."""
     return F.pad(image, (0, across, 0, down), mode="replicate") if down or across else image
+
+
+def to_floats(image: Image) -> Float[Tensor, "b 3 h w"]:
+    """The picture in [0, 1]."""
+    return image if image.is_floating_point() else image.float().div_(255)
+
+
+def from_floats(image: Float[Tensor, "b 3 h w"], dtype: torch.dtype) -> Image:
+    """The picture in the dtype of another: the nearest of 256 levels where it is uint8."""
+    return image.to(dtype) if dtype.is_floating_point else image.mul(255).round_().to(dtype)
 
 
 def device(name: str = "auto") -> torch.device:
