@@ -236,22 +236,37 @@ def _normalize_one(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, 
 
 def _normalize_strips(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
     """The same on a CPU, whose kernels add up in float32: their sums are merged in float64."""
-    mean, variance = _moments(maps, weight.dtype)
+    statistics = Statistics()
+    for strip in torch.split(maps, max(1, STRIP_POSITIONS // maps.shape[3]), 2):
+        statistics.add(strip)
+    mean, variance = (moment.to(weight.dtype) for moment in statistics.moments())
     normalized = F.batch_norm(maps, mean, variance, weight, bias, eps=EPSILON)
     return normalized, mean, torch.rsqrt(variance + EPSILON)
 
 
-def _moments(maps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Mean and variance of each channel of one image, from those of its strips ([C83])."""
-    _, c, h, w = maps.shape
-    strips = torch.split(maps, max(1, STRIP_POSITIONS // w), 2)
-    unused, too = maps.new_zeros(2, c, dtype=dtype)  # their dtype becomes that of the result
-    each = [torch.batch_norm_update_stats(strip, unused, too, 0.0) for strip in strips]
-    means, variances = (torch.stack(parts).double() for parts in zip(*each, strict=True))
-    shares = torch.tensor([[strip.shape[2] / h] for strip in strips], dtype=torch.float64)
-    mean = (shares * means).sum(0)
-    variance = (shares * (variances + (means - mean).square())).sum(0)
-    return mean.to(dtype), variance.to(dtype)
+class Statistics:
+    """Mean and variance of each channel of one image, merged from those of its strips by [C83]."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[int, Tensor, Tensor]] = []
+
+    def add(self, strip: Float[Tensor, "1 c h w"]) -> None:
+        """Take in the positions of a strip."""
+        # Batch norm's kernel of two passes: a twentieth of the time of torch.var_mean on a CPU. Its
+        # result has the dtype of two tensors that it does not use here.
+        wide = torch.promote_types(strip.dtype, torch.float32)
+        unused, too = strip.new_zeros(2, strip.shape[1], dtype=wide)
+        mean, variance = torch.batch_norm_update_stats(strip, unused, too, 0.0)
+        self._parts.append((strip[0, 0].numel(), mean.double(), variance.double()))
+
+    def moments(self) -> tuple[Float[Tensor, " c"], Float[Tensor, " c"]]:
+        """Mean and variance over everything that was taken in, in float64."""
+        counts, means, variances = zip(*self._parts, strict=True)
+        shares = torch.tensor(counts, dtype=torch.float64).div_(sum(counts)).view(-1, 1)
+        shares, each = shares.to(means[0].device), torch.stack(means)
+        mean = (shares * each).sum(0)
+        variance = (shares * (torch.stack(variances) + (each - mean).square())).sum(0)
+        return mean, variance
 
 
 def _convolution(inputs: int, outputs: int, size: int) -> nn.Module:

@@ -10,10 +10,6 @@ Within a stage, every layer keeps the few rows that the next strip's convolution
 last: no tiles overlap, and there is no seam. The result is that of ``fnst.stylize.stylize``.
 
 Letters in shapes: ``c`` channels, ``h`` x ``w`` positions.
-
-References:
-    [C83] Chan, Golub, LeVeque. Algorithms for Computing the Sample Variance. The American
-          Statistician, 1983.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +20,6 @@ from itertools import pairwise
 from operator import itemgetter
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -34,6 +29,7 @@ from fnst.network import (
     FoldedUpsampling,
     InstanceNorm,
     Residual,
+    Statistics,
     TransformerNetwork,
 )
 from fnst.rows import Queue, Rows, Store, Strip
@@ -202,34 +198,6 @@ def _normal(layer: InstanceNorm, rows: Rows, mean: Tensor, variance: Tensor) -> 
     return map(normal, rows)
 
 
-# --- statistics -----------------------------------------------------------------------------------
-
-
-Moments = tuple[Float[Tensor, " c"], Float[Tensor, " c"]]  # mean and variance
-
-
-class Statistics:
-    """Mean and variance of each channel over all strips, merged in float64 by [C83]."""
-
-    def __init__(self) -> None:
-        self._parts: list[tuple[int, Tensor, Tensor]] = []
-
-    def add(self, strip: Strip) -> None:
-        """Take in the positions of a strip."""
-        # Batch norm's kernel of two passes: a twentieth of the time of torch.var_mean on a CPU.
-        mean, variance = torch.batch_norm_update_stats(strip, None, None, 0.0)
-        self._parts.append((strip[0, 0].numel(), mean.double(), variance.double()))
-
-    def moments(self) -> Moments:
-        """Mean and variance over everything that was taken in."""
-        counts, means, variances = zip(*self._parts, strict=True)
-        shares = torch.tensor(counts, dtype=torch.float64).div_(sum(counts)).view(-1, 1)
-        shares, each = shares.to(means[0].device), torch.stack(means)
-        mean = (shares * each).sum(0)
-        variance = (shares * (torch.stack(variances) + (each - mean).square())).sum(0)
-        return mean.float(), variance.float()
-
-
 # --- the whole picture ----------------------------------------------------------------------------
 
 
@@ -254,7 +222,7 @@ class Passage:
         self.progress = progress
         self.done = 0
         self.stages = stages(network)
-        self.moments: dict[Layer, Moments] = {}
+        self.moments: dict[Layer, tuple[Tensor, Tensor]] = {}  # mean and variance
         self.skipped = Queue(store)
 
     @torch.inference_mode()
@@ -276,7 +244,8 @@ class Passage:
             if stage.is_kept:
                 scale, layers = stage.scale, ()
                 source = partial(kept.rows, int(self.height * scale))
-            self.moments[following.layers[0]] = statistics.moments()
+            mean, variance = statistics.moments()
+            self.moments[following.layers[0]] = mean.float(), variance.float()
         layers += self.stages[-1].layers
         entering = map(partial(self._count, scale), source(True))
         self._fill(into, map(torch.sigmoid, self._through(layers, entering)))
