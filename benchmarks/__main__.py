@@ -13,6 +13,7 @@ from benchmarks import (
     fetch,
     precision,
     prepare,
+    stylize,
     train_step,
     training,
 )
@@ -23,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[], Iterable[Result]]] = {
     "cold-start": cold_start.measure,
     "fetch": fetch.measure,
     "prepare": prepare.measure,
+    "stylize": stylize.measure,
     "train-step": train_step.measure,
     "train-batches": train_step.measure_batches,
     "training": training.measure,

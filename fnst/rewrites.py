@@ -34,7 +34,7 @@ KERNEL = (
 OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 
 # So many tiles pass at a time; chosen by us: their numbers stay in the cache of a core.
-TILES = 128
+TILES = 64
 
 
 class Winograd(nn.Module):
