@@ -44,7 +44,8 @@ def hold() -> bool:
 
     A training step allocates and frees the same tensors over and over. glibc gives each larger than
     32 MB back to the system at once, and gets it again page by page, each filled with zeros: at 256
-    pixels an eighth of a step with batch 4, and more than half of one with batch 16.
+    pixels an eighth of a step with batch 4, and more than half of one with batch 16. Decoding
+    photographs is the same in small.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -116,7 +117,7 @@ def _left_to_group(group: Path, limit: str, used: str, cache: str) -> float:
     except OSError:  # the root has no limit, and a container does not see those around it
         return math.inf
     given_back = dict(zip(statistics[::2], statistics[1::2], strict=True)).get(cache, "0")
-    return math.inf if most == "max" else max(0, int(most) - taken + int(given_back))
+    return math.inf if most == "max" else float(max(0, int(most) - taken + int(given_back)))
 
 
 def parse(text: str) -> int:

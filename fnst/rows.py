@@ -8,7 +8,7 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Self
+from typing import IO
 
 import torch
 from jaxtyping import Float
@@ -42,7 +42,7 @@ class Store:
         self.free = list(reversed(range(count)))  # so that what was just left is filled first
         self._rows = torch.empty(count, size, dtype=dtype, device=device)
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "Store":
         return self
 
     def __exit__(self, *error: object) -> None:
