@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from fnst import checkpoint, export
 from fnst.checkpoint import Checkpoint
 from fnst.engine import Engine
 from fnst.network import TransformerNetwork
-from fnst.stylize import device
+from fnst.stylize import device, stylize
 
 SIZES = {"256": (256, 256), "512": (512, 512), "1080p": (1080, 1920), "4K": (2160, 3840)}
 ROUNDS = {"256": 5, "512": 5, "1080p": 3, "4K": 1}
@@ -38,6 +39,7 @@ WAYS = {
     "onnxruntime-fp32": ("onnxruntime", False),
 }
 
+T = TypeVar("T")
 Paint = Callable[[Tensor], Tensor]
 
 
@@ -91,7 +93,7 @@ def _results(
         yield Result(f"{where}/ssim", found.ssim, "")
 
 
-def _apart[T](work: Callable[[], T]) -> T:
+def _apart(work: Callable[[], T]) -> T:
     """Do the work in a process of its own."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return process.submit(work).result()
@@ -128,9 +130,10 @@ def made(name: str) -> Paint:
     if runtime == "onnxruntime":
         return _onnxruntime(style)
     if name == "textbook":
-        network = textbook.Network().to(device())
+        doubling = style.network.architecture["upsampling"].replace("folded", "nearest")
+        network = textbook.Network(doubling).to(device())
         network.load_state_dict(style.network.state_dict())
-        return torch.inference_mode()(network)
+        return partial(stylize, network)
     return Engine(style.network, device=device(), precision=name)  # type: ignore[arg-type]
 
 

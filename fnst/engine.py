@@ -7,7 +7,7 @@ launched whole (``graphs``). Chosen by measurement: `python -m benchmarks styliz
 
 import copy
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -15,9 +15,11 @@ from torch import Tensor, nn
 
 from fnst import memory, strips
 from fnst.graphs import Graphed
-from fnst.network import ByRows, Residual, TransformerNetwork
+from fnst.network import ByRows, FoldedUpsampling, Residual, TransformerNetwork
 from fnst.rewrites import Blocks, Winograd
 from fnst.stylize import Image, has_bf16, stylize
+
+Layer = TypeVar("Layer", bound=nn.Module)
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -82,15 +84,14 @@ def _exchanged(
     elif device.type == "cpu" and dtype == torch.bfloat16:
         _exchange(network.layers, ByRows, Blocks)
     elif device.type == "cpu":
+        _exchange(network.layers, FoldedUpsampling, Winograd.doubling)
         for block in network.layers:
             if isinstance(block, Residual):
-                _exchange(block.layers, nn.Conv2d, Winograd)
+                _exchange(block.layers, nn.Conv2d, Winograd.convolution)
     return network
 
 
-def _exchange(
-    layers: nn.Sequential, kind: type[nn.Conv2d], made: Callable[[nn.Conv2d], nn.Module]
-) -> None:
+def _exchange(layers: nn.Sequential, kind: type[Layer], made: Callable[[Layer], nn.Module]) -> None:
     for index, layer in enumerate(layers):
         if isinstance(layer, kind):
             layers[index] = made(layer)

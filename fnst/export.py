@@ -1,8 +1,8 @@
 """A trained style as an ONNX file, for whatever runs those: any size in, the same size out.
 
 The file holds everything that ``fnst stylize`` does to colours and edges: 8-bit sRGB becomes
-[0, 1] and is rounded back, sides that are no multiple of 4 are extended and cut. The graph is
-written node by node from the network's layers, in operators that every runtime knows.
+[0, 1] and is rounded back, and the picture is continued beyond its edges and cut again. The graph
+is written node by node from the network's layers, in operators that every runtime knows.
 """
 
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from fnst.checkpoint import Checkpoint
 from fnst.errors import CheckpointError
 from fnst.network import EPSILON, STRIDE, ByRows, FoldedUpsampling, InstanceNorm, Residual, fold
 from fnst.rewrites import Blocks
-from fnst.stylize import LEAST_SIDE
+from fnst.stylize import MARGIN
 
 if TYPE_CHECKING:
     import onnx
@@ -30,7 +30,10 @@ Layout = Literal["nhwc", "nchw"]
 # Pad takes the axes to pad since 18 (December 2022); the format's version is that of the time.
 OPSET, FORMAT = 18, 8
 
-AXES = {"nhwc": ("batch", "height", "width", 3), "nchw": ("batch", 3, "height", "width")}
+AXES: dict[str, list[str | int | None]] = {
+    "nhwc": ["batch", "height", "width", 3],
+    "nchw": ["batch", 3, "height", "width"],
+}
 RANGES = {"uint8": "0 to 255", "float": "0 to 1"}
 
 
@@ -75,14 +78,13 @@ def graph(
     except ImportError as error:
         raise CheckpointError("to export needs onnx: pip install 'fnst[export]'.") from error
 
-    nodes = Nodes()
+    nodes, network = Nodes(), checkpoint.network
     photo = _to_floats(nodes, "photo", pixels, layout)
-    size = nodes.add("Shape", photo, start=2, end=4)
-    drawn = _layers(nodes, checkpoint.network.layers, _extended(nodes, photo, size))
-    cut = nodes.add(
-        "Slice", nodes.add("Sigmoid", drawn), nodes.numbers(0, 0), size, nodes.numbers(2, 3)
-    )
-    result = _from_floats(nodes, cut, pixels, layout)
+    size, begin = nodes.add("Shape", photo, start=2, end=4), nodes.numbers(MARGIN, MARGIN)
+    extended = nodes.add("Sigmoid", _layers(nodes, network.layers, _extended(nodes, photo, size)))
+    end = nodes.add("Add", size, begin)
+    drawn = nodes.add("Slice", extended, begin, end, nodes.numbers(2, 3))
+    result = _from_floats(nodes, drawn, pixels, layout)
     nodes.rename(result, "stylized")
 
     kind = {"uint8": onnx.TensorProto.UINT8, "float": onnx.TensorProto.FLOAT}[pixels]
@@ -134,12 +136,26 @@ def _from_floats(nodes: "Nodes", drawn: str, pixels: Pixels, layout: Layout) -> 
 
 
 def _extended(nodes: "Nodes", photo: str, size: str) -> str:
-    """The photo, its last row and column repeated as ``stylize.reach`` says."""
-    stride = nodes.numbers(STRIDE)
-    steps = nodes.add("Div", nodes.add("Add", size, nodes.numbers(STRIDE - 1)), stride)
-    reach = nodes.add("Max", nodes.add("Mul", steps, stride), nodes.numbers(LEAST_SIDE))
-    pads = nodes.add("Concat", nodes.numbers(0, 0), nodes.add("Sub", reach, size), axis=0)
-    return nodes.add("Pad", photo, pads, "", nodes.numbers(2, 3), mode="edge")
+    """The photo, reflected beyond its edges as ``stylize.extend`` does."""
+    for axis in range(2):
+        side = nodes.add("Gather", size, nodes.constant(np.int64(axis)))
+        photo = nodes.add("Gather", photo, _beyond(nodes, side), axis=2 + axis)
+    return photo
+
+
+def _beyond(nodes: "Nodes", side: str) -> str:
+    """The places that ``stylize.beyond`` finds, line by line."""
+    margin, one, two = (nodes.constant(np.int64(n)) for n in (MARGIN, 1, 2))
+    last = nodes.add("Sub", side, one)
+    period = nodes.add("Max", one, nodes.add("Mul", two, last))
+    first, end = nodes.constant(np.int64(-MARGIN)), nodes.add("Sub", _reach(nodes, side), margin)
+    there = nodes.add("Mod", nodes.add("Range", first, end, one), period)
+    return nodes.add("Min", there, nodes.add("Sub", period, there), last)
+
+
+def _reach(nodes: "Nodes", side: str) -> str:
+    stride, more = (nodes.constant(np.int64(n)) for n in (STRIDE, 2 * MARGIN + STRIDE - 1))
+    return nodes.add("Mul", nodes.add("Div", nodes.add("Add", side, more), stride), stride)
 
 
 # --- the network ----------------------------------------------------------------------------------
@@ -170,9 +186,10 @@ def _layers(nodes: "Nodes", layer: nn.Module, maps: str) -> str:
         case nn.MaxPool2d():
             return nodes.add("MaxPool", maps, kernel_shape=(2, 2), strides=(2, 2))
         case FoldedUpsampling():
-            padded, weight = _padded(nodes, maps, 1, "edge"), fold(layer.weight)
+            reach, weight = len(layer.taps) // 2, fold(layer.weight, layer.taps)
+            padded, pads = _padded(nodes, maps, reach, "edge"), (3 * reach,) * 4
             return _convolved(
-                nodes, "ConvTranspose", padded, weight, layer.bias, strides=(2, 2), pads=(3,) * 4
+                nodes, "ConvTranspose", padded, weight, layer.bias, strides=(2, 2), pads=pads
             )
         case nn.ConvTranspose2d():
             return _convolved(
@@ -202,7 +219,7 @@ def _convolved(
 
 
 class Nodes:
-    """The nodes and constants of a graph, as they are added; what each makes is called by a name."""
+    """The nodes and constants of a graph, as they are added; what each makes has a name."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
