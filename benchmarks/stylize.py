@@ -39,6 +39,9 @@ WAYS = {
     "onnxruntime-fp32": ("onnxruntime", False),
 }
 
+# What torch's interpolate calls the filters of fnst's up-sampling.
+DOUBLINGS = {"folded": "nearest", "bilinear": "bilinear"}
+
 T = TypeVar("T")
 Paint = Callable[[Tensor], Tensor]
 
@@ -117,7 +120,8 @@ def photograph(size: str) -> Tensor:
     """An astronaut, stretched."""
     from skimage import data
 
-    photo = torch.from_numpy(data.astronaut()).permute(2, 0, 1)[None].float() / 255
+    photo = torch.from_numpy(data.astronaut())  # type: ignore[no-untyped-call]
+    photo = photo.permute(2, 0, 1)[None].float() / 255
     return F.interpolate(photo, SIZES[size], mode="bicubic", antialias=True).clamp(0, 1)
 
 
@@ -130,10 +134,9 @@ def made(name: str) -> Paint:
     if runtime == "onnxruntime":
         return _onnxruntime(style)
     if name == "textbook":
-        doubling = style.network.architecture["upsampling"].replace("folded", "nearest")
-        network = textbook.Network(doubling).to(device())
+        network = textbook.Network(DOUBLINGS[str(style.card["network"]["upsampling"])])
         network.load_state_dict(style.network.state_dict())
-        return partial(stylize, network)
+        return partial(stylize, network.to(device()))  # type: ignore[arg-type]
     return Engine(style.network, device=device(), precision=name)  # type: ignore[arg-type]
 
 
@@ -163,7 +166,7 @@ def _onnxruntime(style: Checkpoint) -> Paint:
 
 
 def _exported(style: Checkpoint) -> bytes:
-    return export.graph(style, pixels="float", layout="nchw").SerializeToString()
+    return bytes(export.graph(style, pixels="float", layout="nchw").SerializeToString())
 
 
 def _flops(size: str) -> int:
@@ -205,5 +208,7 @@ def _pass(name: str, size: str, scratch: Path) -> Pass:
 def _compared(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     from skimage.metrics import structural_similarity
 
-    similar = structural_similarity(ours, theirs, channel_axis=2, data_range=1.0)
+    similar = structural_similarity(  # type: ignore[no-untyped-call]
+        ours, theirs, channel_axis=2, data_range=1.0
+    )
     return float(np.abs(ours - theirs).max() * 255), float(similar)

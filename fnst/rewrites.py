@@ -123,7 +123,7 @@ def _bias(layer: nn.Conv2d | FoldedUpsampling) -> Float[Tensor, " d"]:
     return weight.new_zeros(len(weight)) if bias is None else bias.detach()
 
 
-def _both_axes(matrix: tuple[tuple[float, ...], ...]) -> Tensor:
+def _both_axes(matrix: tuple[tuple[int, ...], ...]) -> Tensor:
     """The matrix that does along two axes, taken as one, what the given one does along each."""
     one = torch.tensor(matrix, dtype=torch.float64)
     return torch.kron(one, one)

@@ -1,7 +1,7 @@
 """Pictures of any size within a limit of memory: whole, in strips, or with the help of a file."""
 
 import copy
-import math
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -74,7 +74,7 @@ def stylize(
                 if not _is_lack_of_memory(error):
                     raise
     _, _, h, w = image.shape
-    least = int(min(way.needs for way in ways))
+    least = min(way.needs for way in ways)
     raise ImageError(
         f"a picture of {w}x{h} takes at least {readable(least)} of memory, and "
         f"{readable(max_memory)} may be used; allow more, or make it smaller."
@@ -85,7 +85,7 @@ def stylize(
 class Way:
     """A way to stylize a picture."""
 
-    needs: float  # bytes
+    needs: int  # bytes
     take: Callable[[Progress | None], Image]
 
 
@@ -110,15 +110,15 @@ def _whole(network: TransformerNetwork, image: Image) -> Iterator[Way]:
 
 def whole_needs(
     network: TransformerNetwork, image: Image, dtype: torch.dtype = torch.float32
-) -> float:
+) -> int:
     """How many bytes a pass of the whole picture takes, with maps of this dtype.
 
-    It is infinity where kernels cannot count so far.
+    More than there can be where kernels cannot count so far.
     """
     _, _, h, w = image.shape
     widest = max(stage.widest for stage in passage.stages(network))
     if widest * (reach(h) + AROUND) * (reach(w) + AROUND) > LARGEST_TENSOR:
-        return math.inf
+        return sys.maxsize
     numbers = reach(h) * reach(w) * (WHOLE_MAPS * widest + WHOLE_BESIDES)
     return FIXED + numbers * dtype.itemsize + 2 * image.nbytes
 
