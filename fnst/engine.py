@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from fnst import memory, strips
 from fnst.graphs import Graphed
-from fnst.network import ByRows, FoldedUpsampling, Residual, TransformerNetwork
-from fnst.rewrites import Blocks, Winograd
+from fnst.network import ByRows, FoldedUpsampling, InstanceNorm, Residual, TransformerNetwork
+from fnst.rewrites import Blocks, Folded, Winograd, doubling
 from fnst.stylize import Image, has_bf16, stylize
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -71,30 +71,54 @@ class Engine:
         most = self.max_memory or memory.budget(self.device)
         if strips.whole_needs(self.network, image, self.dtype) > most:
             return strips.stylize(self.network, image, max_memory=most)
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32):
-            return stylize(self.fast, image)
+        return stylize(self.fast, image)
 
 
 def _exchanged(
     network: TransformerNetwork, device: torch.device, dtype: torch.dtype
 ) -> TransformerNetwork:
     """The network, with other layers that compute the same."""
+    if device.type == "cpu":
+        _exchange(network, FoldedUpsampling, doubling)
+        if dtype == torch.float32:
+            for block in network.layers:
+                if isinstance(block, Residual):
+                    _exchange(block, nn.Conv2d, Winograd)
+        else:
+            _exchange(network, ByRows, Blocks)
+    if dtype != torch.float32:
+        _exchange(network, FoldedUpsampling, Folded)
+        _round(network, dtype)
     if device.type == "cuda":
         network.layers = nn.Sequential(Recorded(network.layers))
-    elif device.type == "cpu" and dtype == torch.bfloat16:
-        _exchange(network.layers, ByRows, Blocks)
-    elif device.type == "cpu":
-        _exchange(network.layers, FoldedUpsampling, Winograd.doubling)
-        for block in network.layers:
-            if isinstance(block, Residual):
-                _exchange(block.layers, nn.Conv2d, Winograd.convolution)
     return network
 
 
-def _exchange(layers: nn.Sequential, kind: type[Layer], made: Callable[[Layer], nn.Module]) -> None:
-    for index, layer in enumerate(layers):
+def _exchange(
+    parent: TransformerNetwork | Residual, kind: type[Layer], made: Callable[[Layer], nn.Module]
+) -> None:
+    for index, layer in enumerate(parent.layers):
         if isinstance(layer, kind):
-            layers[index] = made(layer)
+            parent.layers[index] = made(layer)
+
+
+def _round(network: TransformerNetwork, dtype: torch.dtype) -> None:
+    """Let convolutions compute in this dtype; norms take their statistics in float32."""
+    for layer in network.modules():
+        if not isinstance(layer, InstanceNorm) and not list(layer.children()):
+            layer.to(dtype)
+    network.layers.insert(0, Rounded(dtype))
+
+
+class Rounded(nn.Module):
+    """What comes in, in another dtype."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, photos: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        return photos.to(self.dtype)
 
 
 class Recorded(nn.Module):

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from fnst.engine import Engine, Recorded, choose_dtype
 from fnst.errors import ImageError
 from fnst.network import Residual, TransformerNetwork
-from fnst.rewrites import Blocks, Winograd
+from fnst.rewrites import Blocks, Smoothed, Winograd
 from fnst.stylize import stylize
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
@@ -78,9 +78,9 @@ def test_the_network_that_was_given_stays_as_it_was(network):
 
 
 def test_a_picture_that_memory_does_not_suffice_for_passes_in_strips(network, monkeypatch):
-    image = torch.rand(1, 3, 600, 400)
+    image = torch.rand(1, 3, 700, 400)
     whole = Engine(network)(image)
-    narrow = Engine(network, max_memory=100_000_000)
+    narrow = Engine(network, max_memory=110_000_000)
     monkeypatch.setattr(narrow, "fast", None)  # that would paint it whole
     assert_close(narrow(image), whole, atol=LEVEL / 50, rtol=0)
 
@@ -93,8 +93,8 @@ def test_what_even_strips_cannot_do_is_refused(network):
 def test_on_a_cpu_each_precision_has_its_own_quick_layers(network):
     exact = {type(layer) for layer in Engine(network).fast.modules()}
     rounded = {type(layer) for layer in Engine(network, precision="bf16").fast.modules()}
-    assert exact & {Winograd, Blocks} == {Winograd}
-    assert rounded & {Winograd, Blocks} == {Blocks}
+    assert exact & {Winograd, Smoothed, Blocks} == {Winograd, Smoothed}
+    assert rounded & {Winograd, Smoothed, Blocks} == {Smoothed, Blocks}
     blocks = [block for block in Engine(network).fast.layers if isinstance(block, Residual)]
     assert not any(isinstance(layer, nn.Conv2d) for block in blocks for layer in block.layers)
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from fnst.network import BILINEAR, NEAREST, ByRows, FoldedUpsampling
-from fnst.rewrites import Blocks, Winograd
+from fnst.rewrites import Blocks, Folded, Smoothed, Winograd, doubling
 
 DTYPES = pytest.mark.parametrize(
     ("dtype", "within"), [(torch.float32, 1e-4), (torch.float64, 1e-12)], ids=["fp32", "fp64"]
@@ -24,13 +24,18 @@ def test_winograds_convolution_is_the_plain_one(dtype, within, h, w, monkeypatch
     layer = convolution(6, 5, 3).to(dtype)
     maps = torch.randn(2, 6, h, w, dtype=dtype).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        assert_close(Winograd.convolution(layer)(maps), layer(maps), atol=within, rtol=0)
+        assert_close(Winograd(layer)(maps), layer(maps), atol=within, rtol=0)
+
+
+def test_only_a_bilinear_doubling_is_smoothed():
+    assert isinstance(doubling(FoldedUpsampling(2, 2, BILINEAR)), Smoothed)
+    assert isinstance(doubling(FoldedUpsampling(2, 2, NEAREST)), Folded)
 
 
 @torch.inference_mode()
 def test_winograds_convolution_keeps_the_memorys_layout():
     maps = torch.randn(1, 4, 8, 8).contiguous(memory_format=torch.channels_last)
-    drawn = Winograd.convolution(convolution(4, 4, 3))(maps)
+    drawn = Winograd(convolution(4, 4, 3))(maps)
     assert drawn.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -39,7 +44,7 @@ def test_an_impulse_draws_the_kernel():
     layer = convolution(1, 1, 3, bias=False)
     maps = torch.zeros(1, 1, 9, 9)
     maps[0, 0, 4, 4] = 1
-    drawn = Winograd.convolution(layer)(maps)[0, 0]
+    drawn = Winograd(layer)(maps)[0, 0]
     assert_close(drawn[3:6, 3:6], layer.weight[0, 0].flip(0, 1), atol=1e-6, rtol=0)
     drawn[3:6, 3:6] = 0
     assert drawn.abs().max() < 1e-6
@@ -48,11 +53,12 @@ def test_an_impulse_draws_the_kernel():
 @DTYPES
 @pytest.mark.parametrize("taps", [NEAREST, BILINEAR], ids=["nearest", "bilinear"])
 @pytest.mark.parametrize(("h", "w"), [(4, 4), (5, 7), (9, 33)])
-def test_winograds_doubling_is_the_folded_one(dtype, within, taps, h, w):
+@pytest.mark.parametrize("made", [doubling, Folded])
+def test_a_doubling_is_the_layers_own(made, dtype, within, taps, h, w):
     layer = FoldedUpsampling(6, 5, taps).to(dtype)
     maps = torch.randn(2, 6, h, w, dtype=dtype).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        assert_close(Winograd.doubling(layer)(maps), layer(maps), atol=within, rtol=0)
+        assert_close(made(layer)(maps), layer(maps), atol=within, rtol=0)
 
 
 @DTYPES
