@@ -16,6 +16,7 @@ from benchmarks import (
     large,
     precision,
     prepare,
+    stylize,
     train_step,
     training,
 )
@@ -28,6 +29,7 @@ BENCHMARKS: dict[str, Callable[[], Iterable[Result]]] = {
     "folder": folder.measure,
     "fuzz": fuzz.measure,
     "prepare": prepare.measure,
+    "stylize": stylize.measure,
     "train-step": train_step.measure,
     "train-batches": train_step.measure_batches,
     "training": training.measure,

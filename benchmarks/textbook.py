@@ -21,11 +21,15 @@ Maps = Float[Tensor, "b c h w"]
 
 
 class UpsampledConvolution(nn.Conv2d):
-    """Nearest neighbour, reflection, 3x3."""
+    """Doubling by a filter of torch's interpolate, edges repeated, 3x3."""
+
+    def __init__(self, inputs: int, outputs: int, mode: str) -> None:
+        super().__init__(inputs, outputs, 3)
+        self.mode = mode
 
     def forward(self, maps: Tensor) -> Tensor:
-        doubled = F.interpolate(maps, scale_factor=2, mode="nearest")
-        padded = F.pad(doubled, (1, 1, 1, 1), mode="reflect")
+        doubled = F.interpolate(maps, scale_factor=2, mode=self.mode)
+        padded = F.pad(doubled, (1, 1, 1, 1), mode="replicate")
         return F.conv2d(padded, self.weight, self.bias)
 
 
@@ -46,17 +50,21 @@ class Residual(nn.Module):
 
 
 class Network(nn.Module):
-    """The network of fnst's default architecture; its weights have the same names."""
+    """The network of fnst's widths; its weights have the same names.
 
-    def __init__(self) -> None:
+    Args:
+        doubling: nearest, as in fnst's ``folded``, or bilinear.
+    """
+
+    def __init__(self, doubling: str = "nearest") -> None:
         super().__init__()
         self.layers = nn.Sequential(
             *_normalized(_convolution(3, 32, 9)),
             *_normalized(_convolution(32, 64, 3, stride=2)),
             *_normalized(_convolution(64, 128, 3, stride=2)),
             *(Residual(128) for _ in range(5)),
-            *_normalized(UpsampledConvolution(128, 64, 3)),
-            *_normalized(UpsampledConvolution(64, 32, 3)),
+            *_normalized(UpsampledConvolution(128, 64, doubling)),
+            *_normalized(UpsampledConvolution(64, 32, doubling)),
             _convolution(32, 3, 9),
         )
 

@@ -1,6 +1,5 @@
 """The training step: photographs a second, against the textbook and against the machine."""
 
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -8,10 +7,9 @@ from statistics import median
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import Result, textbook
+from benchmarks import Result, textbook, timing
 from fnst import build, memory, params, training
 from fnst.features import BLOCKS, VGG
 from fnst.losses import PerceptualLoss, Weights
@@ -59,7 +57,7 @@ def measure() -> Iterator[Result]:
         | {f"peak-{name}": ways[name].submit(_peak_rate).result() for name in DTYPES}
         for _ in range(_rounds())
     ]
-    memories = {name: way.submit(_peak_memory).result() for name, way in ways.items()}
+    memories = {name: way.submit(timing.peak_memory).result() for name, way in ways.items()}
     work = ways["fp32"].submit(_flops).result()
     where = f"train-step/{device().type}"
     for name in ways:
@@ -73,7 +71,7 @@ def measure() -> Iterator[Result]:
     for name, peak in memories.items():
         saved = None if name == "textbook" else memories["textbook"] / peak
         yield Result(f"{where}/{name}/b{BATCH}/memory", peak / 1e6, "MB", saved)
-    if _on_gpu():
+    if timing.on_gpu():
         seconds = median(each[_by_default()] for each in rounds) / BATCH * 40_670
         yield Result(f"{where}/{_by_default()}/epoch", seconds, "s")
     _end(ways)
@@ -165,29 +163,23 @@ def _begin(name: str) -> None:
 
 
 def _warm() -> None:
-    for _ in range(5 if _on_gpu() else 1):  # a CUDA graph is recorded at the fourth
+    for _ in range(5 if timing.on_gpu() else 1):  # a CUDA graph is recorded at the fourth
         _step(photographs(BATCH))
 
 
 def _seconds(batch: int) -> float:
     """The time of a step with so many photographs, to the end of what a GPU does."""
     photos = photographs(batch)
-    if _on_gpu() and batch != BATCH:
+    if timing.on_gpu() and batch != BATCH:
         _begin(_by_default())  # a graph is of one size
         for _ in range(5):
             _step(photos)
-    return _timed(lambda: _step(photos))
+    return timing.timed(lambda: _step(photos))
 
 
 def _peak_rate() -> float:
-    """Floating-point operations a second of a convolution, in the precision of this process."""
-    dtype = _step.dtype if isinstance(_step, Ours) else torch.float32
-    maps = torch.rand(8, 256, 64, 64).to(device(), dtype, memory_format=torch.channels_last)
-    weight = torch.rand(256, 256, 3, 3).to(device(), dtype, memory_format=torch.channels_last)
-    with torch.no_grad():
-        F.conv2d(maps, weight, padding=1)
-        seconds = min(_timed(lambda: F.conv2d(maps, weight, padding=1)) for _ in range(5))
-    return 2 * maps.numel() * 256 * 9 / seconds
+    """The machine's, in the precision of this process."""
+    return timing.peak_rate(_step.dtype if isinstance(_step, Ours) else torch.float32)
 
 
 def _flops() -> int:
@@ -198,32 +190,8 @@ def _flops() -> int:
     return BATCH * int(counter.get_total_flops())
 
 
-def _peak_memory() -> float:
-    """Bytes: of the GPU where there is one, else of this process."""
-    return float(torch.cuda.max_memory_allocated()) if _on_gpu() else memory.peak()
-
-
-def _timed(work: Callable[[], object]) -> float:
-    repeats = 10 if _on_gpu() else 1
-    _wait()
-    began = time.perf_counter()
-    for _ in range(repeats):
-        work()
-    _wait()
-    return (time.perf_counter() - began) / repeats
-
-
-def _wait() -> None:
-    if _on_gpu():
-        torch.cuda.synchronize()
-
-
-def _on_gpu() -> bool:
-    return device().type == "cuda"
-
-
 def _rounds() -> int:
-    return 20 if _on_gpu() else 3
+    return 20 if timing.on_gpu() else 3
 
 
 def _by_default() -> str:

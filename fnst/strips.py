@@ -1,6 +1,7 @@
 """Pictures of any size within a limit of memory: whole, in strips, or with the help of a file."""
 
 import copy
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -102,13 +103,24 @@ def _ways(network: TransformerNetwork, image: Image) -> Iterator[Way]:
 
 
 def _whole(network: TransformerNetwork, image: Image) -> Iterator[Way]:
+    needs = whole_needs(network, image)
+    if device_of(network).type != "cpu" or needs <= WHOLE_MOST:
+        yield Way(needs, lambda progress: whole.stylize(network, image))
+
+
+def whole_needs(
+    network: TransformerNetwork, image: Image, dtype: torch.dtype = torch.float32
+) -> int:
+    """How many bytes a pass of the whole picture takes, with maps of this dtype.
+
+    More than there can be where kernels cannot count so far.
+    """
     _, _, h, w = image.shape
     widest = max(stage.widest for stage in passage.stages(network))
+    if widest * (reach(h) + AROUND) * (reach(w) + AROUND) > LARGEST_TENSOR:
+        return sys.maxsize
     numbers = reach(h) * reach(w) * (WHOLE_MAPS * widest + WHOLE_BESIDES)
-    needs = FIXED + numbers * torch.float32.itemsize + 2 * image.nbytes
-    is_quick = device_of(network).type != "cpu" or needs <= WHOLE_MOST
-    if is_quick and widest * (reach(h) + AROUND) * (reach(w) + AROUND) <= LARGEST_TENSOR:
-        yield Way(needs, lambda progress: whole.stylize(network, image))
+    return FIXED + numbers * dtype.itemsize + 2 * image.nbytes
 
 
 def _in_strips(network: TransformerNetwork, image: Image) -> Iterator[Way]:

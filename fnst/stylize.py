@@ -94,3 +94,12 @@ def _present(chosen: torch.device) -> bool:
     return (
         found is not None and found.type == chosen.type and index < torch.accelerator.device_count()
     )
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device has instructions for bfloat16; without them it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and bool(
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    )

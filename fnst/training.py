@@ -25,6 +25,7 @@ from fnst import distributed, files
 from fnst.errors import TrainingError
 from fnst.graphs import Graphed
 from fnst.losses import PerceptualLoss, Terms
+from fnst.stylize import has_bf16
 
 Batch = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
 
@@ -210,17 +211,8 @@ def count_steps(photos: int, *, batch_size: int, steps: int | None, epochs: floa
 
 def choose_dtype(precision: Literal["auto", "bf16", "fp32"], device: torch.device) -> torch.dtype:
     """The dtype of convolutions: bfloat16 where it was asked for, or where hardware computes it."""
-    fast = precision == "bf16" or (precision == "auto" and _has_bf16(device))
+    fast = precision == "bf16" or (precision == "auto" and has_bf16(device))
     return torch.bfloat16 if fast else torch.float32
-
-
-def _has_bf16(device: torch.device) -> bool:
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    # Without these instructions a CPU computes bf16 slower than fp32.
-    return device.type == "cpu" and bool(
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,144 @@
+"""A trained network made ready to stylize fast: on one device, in one precision.
+
+What the network computes stays the same. Where a CPU has a quicker way to a layer's sums, another
+layer takes it (``rewrites``); on a GPU, the kernels for pictures of one size are recorded and
+launched whole (``graphs``). Chosen by measurement: `python -m benchmarks stylize`.
+"""
+
+import copy
+from collections.abc import Callable
+from typing import Literal, TypeVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from fnst import memory, strips
+from fnst.graphs import Graphed
+from fnst.network import ByRows, FoldedUpsampling, InstanceNorm, Residual, TransformerNetwork
+from fnst.rewrites import Blocks, Folded, Winograd, doubling
+from fnst.stylize import Image, has_bf16, stylize
+
+Layer = TypeVar("Layer", bound=nn.Module)
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
+    """The dtype of convolutions, where ``auto`` is bfloat16 on a GPU that computes it.
+
+    On a CPU it is float32, so that a picture is the same on every machine that has no GPU.
+    """
+    fast = precision == "bf16" or (
+        precision == "auto" and device.type != "cpu" and has_bf16(device)
+    )
+    return torch.bfloat16 if fast else torch.float32
+
+
+class Engine:
+    """Stylizes one picture after the other, of any size: ``engine(image)`` is a ``Paint``.
+
+    Pictures for which memory does not suffice pass in strips, in float32.
+
+    Args:
+        network: trained; it is copied.
+        device: where to compute.
+        precision: of the convolutions; statistics and the result are float32 in any case. fp32
+            draws what ``fnst.stylize.stylize`` draws, to a fraction of a grey level; bf16 is a few
+            levels off in single pixels.
+        max_memory: bytes of the device that a picture may take; a share of what is free if nothing
+            is said.
+    """
+
+    def __init__(
+        self,
+        network: TransformerNetwork,
+        *,
+        device: torch.device | str = "cpu",
+        precision: Precision = "auto",
+        max_memory: int | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.dtype = choose_dtype(precision, self.device)
+        self.max_memory = max_memory
+        self.network = copy.deepcopy(network).eval().requires_grad_(False)
+        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.fast = _exchanged(copy.deepcopy(self.network), self.device, self.dtype)
+        memory.hold()
+
+    def __call__(self, image: Image) -> Image:
+        """Stylize a picture; the result has its size and dtype and is where it is."""
+        most = self.max_memory or memory.budget(self.device)
+        if strips.whole_needs(self.network, image, self.dtype) > most:
+            return strips.stylize(self.network, image, max_memory=most)
+        return stylize(self.fast, image)
+
+
+def _exchanged(
+    network: TransformerNetwork, device: torch.device, dtype: torch.dtype
+) -> TransformerNetwork:
+    """The network, with other layers that compute the same."""
+    if device.type == "cpu":
+        _exchange(network, FoldedUpsampling, doubling)
+        if dtype == torch.float32:
+            for block in network.layers:
+                if isinstance(block, Residual):
+                    _exchange(block, nn.Conv2d, Winograd)
+        else:
+            _exchange(network, ByRows, Blocks)
+    if dtype != torch.float32:
+        _exchange(network, FoldedUpsampling, Folded)
+        _round(network, dtype)
+    if device.type == "cuda":
+        network.layers = nn.Sequential(Recorded(network.layers))
+    return network
+
+
+def _exchange(
+    parent: TransformerNetwork | Residual, kind: type[Layer], made: Callable[[Layer], nn.Module]
+) -> None:
+    for index, layer in enumerate(parent.layers):
+        if isinstance(layer, kind):
+            parent.layers[index] = made(layer)
+
+
+def _round(network: TransformerNetwork, dtype: torch.dtype) -> None:
+    """Let convolutions compute in this dtype; norms take their statistics in float32."""
+    for layer in network.modules():
+        if not isinstance(layer, InstanceNorm) and not list(layer.children()):
+            layer.to(dtype)
+    network.layers.insert(0, Rounded(dtype))
+
+
+class Rounded(nn.Module):
+    """What comes in, in another dtype."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def forward(self, photos: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        return photos.to(self.dtype)
+
+
+class Recorded(nn.Module):
+    """Layers on a GPU, whose kernels are recorded when a fourth picture of one size comes in a row.
+
+    Args:
+        layers: what is to be applied.
+    """
+
+    def __init__(self, layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = layers
+        self.size = torch.Size()
+
+    def forward(self, photos: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """What the layers draw; the next call overwrites it."""
+        if photos.shape != self.size:
+            self.size, self.graphed = photos.shape, Graphed(self._work)
+        self.graphed(photos)
+        return self.stylized
+
+    def _work(self, photos: Float[Tensor, "b 3 h w"]) -> None:
+        self.stylized: Tensor = self.layers(photos)
