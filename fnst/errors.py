@@ -4,6 +4,7 @@ FnstError
 ├── ParamsError         params.yaml holds an unknown key, a wrong type or an impossible value
 ├── AssetError          a file could not be had, or is not the file its hash promises
 ├── ImageError          a picture cannot be read, or a result cannot be written
+├── VideoError         a clip cannot be read, or what it becomes cannot be written
 ├── CheckpointError     a model on disk is damaged, foreign or made for something else
 ├── TrainingError       training cannot start, go on or end well
 ├── RegistryError       MLflow does not know this style or version, or does not answer
@@ -28,6 +29,10 @@ class AssetError(FnstError):
 
 class ImageError(FnstError):
     """A picture could not be read or written."""
+
+
+class VideoError(FnstError):
+    """A clip could not be read or written."""
 
 
 class CheckpointError(FnstError):

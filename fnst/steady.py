@@ -33,7 +33,8 @@ Share = Float[Tensor, "1 1 h w"]  # from 0 to 1
 KEPT = 0.85  # of the frame before, where it is trusted wholly
 NOISE = 5 / 255  # by so much the same thing may differ between two frames everywhere,
 TEXTURE = 0.1  # and by this share of the variance around it where there is texture
-SHADE = 8  # so many times a change of the mean counts against it
+BLOCK = 32  # pixels a side: what grows lighter or darker over so many at once
+SHADE = 8  # counts so many times, because the painting would lag behind it
 AROUND = 7  # pixels a side of the window that is compared
 SAME_SCENE = 0.3  # of the frame is trusted at least, or this is a cut
 FOLLOWED = 540  # motion is sought in frames of about so many pixels on the short side, for speed
@@ -74,12 +75,18 @@ def motion(before: Image, after: Image) -> flow.Motion:
 def trust(before: Image, after: Image, along: flow.Motion) -> Share:
     """How far ``after`` shows what ``before`` did: 1 where it does, 0 where it does not."""
     change = flow.carry(before, along) - after
-    # What becomes lighter or darker as a whole would else lag behind, unseen among its texture.
-    off = flow.window(change.square(), AROUND) + SHADE * flow.window(change, AROUND).square()
+    off = flow.window(change.square(), AROUND) + SHADE * _broadly(change).square()
     mean = flow.window(after, AROUND)
     variance = (flow.window(after.square(), AROUND) - mean.square()).mean(1, keepdim=True)
     allowed = NOISE**2 + TEXTURE * variance.clamp_(min=0)
     return (1.5 - off.mean(1, keepdim=True) / allowed).clamp_(0, 1) * flow.inside(along)
+
+
+def _broadly(change: Image) -> Image:
+    """The change without what is smaller than a block: a shade that is cast, a fade."""
+    _, _, h, w = change.shape
+    blocks = F.adaptive_avg_pool2d(change, (-(-h // BLOCK), -(-w // BLOCK)))
+    return F.interpolate(blocks, (h, w), mode="bilinear")
 
 
 def _gray(image: Image, scale: int) -> flow.Gray:
