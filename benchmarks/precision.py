@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -11,7 +12,7 @@ from fnst import build, evaluation, images, params, training
 from fnst.errors import FnstError
 from fnst.losses import PerceptualLoss
 from fnst.photos import Photos
-from fnst.stylize import device
+from fnst.stylize import device, stylize
 
 SEEDS = (0, 1, 2)
 DATA = Path("data")
@@ -78,8 +79,12 @@ def _total(precision: Precision, seed: int) -> float:
     rate = training.warmup_cosine(plan.learning_rate, warmup=plan.warmup_steps, steps=steps)
     for _ in training.train(learner, batches, steps=steps, schedule=rate, report_every=50):
         pass
-    wholes = (
-        (str(i), images.fit(held_out.whole(i).to(device()), recipe.evaluate.size))
+    scores = [
+        evaluation.total(
+            partial(stylize, network),
+            judge("fp32"),
+            images.fit(held_out.whole(i).to(device()), min(recipe.evaluate.sizes)),
+        )
         for i in range(len(held_out))
-    )
-    return evaluation.summarize(evaluation.evaluate(network, judge("fp32"), wholes))["total"]
+    ]
+    return fmean(scores)

@@ -19,7 +19,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image as Pillow
 
 from benchmarks import Result, peak_memory
-from fnst import assets, collection, images, packing
+from fnst import assets, collection, images, memory, packing
 from fnst.collection import Entry
 
 Squares = UInt8[np.ndarray, "n s s 3"]
@@ -37,7 +37,8 @@ SAMPLE = ("motorcycle-left", "china", "flower", "rocket", "coffee")
 PACK = """
 import sys
 from pathlib import Path
-from fnst import collection, packing
+from fnst import collection, memory, packing
+memory.hold()
 photographs, packed, size = sys.argv[1:]
 packing.pack(collection.entries(Path(photographs)), Path(packed), size=int(size))
 """
@@ -48,13 +49,13 @@ def measure() -> Iterator[Result]:
 
     They are those of FNST_MIRROR/coco, where there are such, else 640x480 crops of the built-in
     sample. `square` decodes and resizes on one core; its ratio is to the bare calls of Pillow that
-    this takes at least, with the same filter, bicubic. `one-core` finds a photograph in the zip,
-    checks its CRC and hashes it as well. `all-cores` is the whole of `pack`, which writes as well;
+    this takes at least, with the same filter, bicubic. `one-core` finds a photograph in the zip
+    and checks its CRC as well. `all-cores` is the whole of `pack`, which writes as well;
     its ratio is to torchvision's ImageFolder in a DataLoader with one process a core, over unpacked
     files, with the same filter. `apart` is one process a core, none of which knows of the others,
     each of which does what `pack` does for its part, down to the fsync: what the cores can do at
-    once. The limit of both is their share of `square` times the number of cores. Medians of three
-    rounds in turns.
+    once. The limit of both is their share of `square` times the number of cores. All of them keep
+    the memory that they free, as the stage does. Medians of three rounds in turns.
 
     `memory` is the peak of a whole process that packs, then that of one that packs four times as
     much; the ratio is the first to the second: 1 is flat.
@@ -63,6 +64,7 @@ def measure() -> Iterator[Result]:
     what a photograph takes, how fast they are written by one core from squares, and how fast one
     core reads 256-pixel crops from them as training does. Ratios are raw to JPEG.
     """
+    memory.hold()
     with tempfile.TemporaryDirectory(prefix="fnst-prepare-") as scratch:
         folder = Path(scratch)
         contents = _contents()
@@ -172,6 +174,7 @@ def _apart(pool: ProcessPoolExecutor, path: Path, cores: int) -> float:
 
 def _pack_some(path: Path, part: int, parts: int) -> None:
     torch.set_num_threads(1)
+    memory.hold()
     with path.with_name(f"apart-{part}").open("wb") as file:
         for entry in _listed(path)[part::parts]:
             square = packing._decode(entry, SIZE).square

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fnst.features import VGG
-from fnst.losses import Weights
+from fnst.losses import FLAT, Weights
 
 Batch = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
 Maps = Float[Tensor, "b c h w"]
@@ -81,7 +81,7 @@ class Step:
         vgg: looks at the pictures.
         style: the painting, (1, 3, h, w).
         content_layer: where stylized and photograph must agree.
-        style_layers: where the Gram matrices must agree, and how much each counts.
+        style_layers: where means and covariances must agree, and how much each counts.
         learning_rate: of Adam.
     """
 
@@ -102,7 +102,7 @@ class Step:
         with torch.no_grad():
             maps = self._features(style)
             self.scale = maps[content_layer].square().mean()
-            self.targets = {layer: _gram(maps[layer]) for layer in style_layers}
+            self.targets = {layer: _moments(maps[layer]) for layer in style_layers}
 
     def __call__(self, photos: Batch) -> Tensor:
         """Make one step; the content and the style loss before it, weighted."""
@@ -112,7 +112,7 @@ class Step:
         weights = Weights()
         content = F.mse_loss(ours[self.content_layer], theirs[self.content_layer]) / self.scale
         distances = [
-            weight * self._distance(_gram(ours[layer]), self.targets[layer])
+            weight * _distance(_moments(ours[layer]), self.targets[layer])
             for layer, weight in self.style_layers.items()
         ]
         style = torch.stack(distances).sum()
@@ -120,9 +120,6 @@ class Step:
         torch.autograd.backward(losses.sum())
         self.optimizer.step()
         return losses.detach()
-
-    def _distance(self, gram: Tensor, target: Tensor) -> Tensor:
-        return (gram - target).square().sum((1, 2)).mean() / target.square().sum()
 
     def _features(self, image: Batch) -> dict[str, Tensor]:
         """Activations of the layers, by plain calls of the VGG's own convolutions."""
@@ -137,7 +134,17 @@ class Step:
         return {layer: found[layer] for layer in self.wanted}
 
 
-def _gram(maps: Maps) -> Float[Tensor, "b c c"]:
+def _moments(maps: Maps) -> list[Tensor]:
     b, c, h, w = maps.shape
     flat = maps.view(b, c, h * w)
-    return flat @ flat.transpose(1, 2) / (c * h * w)
+    mean = flat.mean(2, keepdim=True)
+    centred = flat - mean
+    return [mean, centred @ centred.transpose(1, 2) / (h * w)]
+
+
+def _distance(found: list[Tensor], target: list[Tensor]) -> Tensor:
+    (mean, covariance), (to_mean, to_covariance) = found, target
+    size = to_mean.square().sum()
+    spread = to_covariance.square().sum() + (FLAT * size).square()
+    means = (mean - to_mean).square().sum((1, 2)).mean() / size
+    return means + (covariance - to_covariance).square().sum((1, 2)).mean() / spread

@@ -120,7 +120,7 @@ def measure() -> Iterator[Result]:
     """The training stage of the laptop recipe as a process of its own.
 
     `start-up` is from the command to the end of the first step: imports, params, loss network, the
-    painting's Gram matrices, a new MLflow store, the step. `memory` is the peak of
+    painting's moments, a new MLflow store, the step. `memory` is the peak of
     trainings of 20 steps; the ratio is the first to that with four times as many photographs, or
     four times as many steps: 1 is flat. `telling` is what reports to MLflow and the curve, samples
     and states take of a step, at the recipe's intervals. `scaling` is a step of batch 4 at 128

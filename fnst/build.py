@@ -3,19 +3,32 @@
 The parts themselves know nothing of params.yaml; whoever trains or judges puts them together here.
 """
 
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from jaxtyping import Float
 
-from fnst import features, images, params
-from fnst.errors import ImageError
+from fnst import checkpoint, features, images, params
+from fnst.errors import ImageError, ParamsError
 from fnst.losses import PerceptualLoss, Weights
 from fnst.network import TransformerNetwork
 
 
-def network(wanted: params.Network, *, seed: int) -> TransformerNetwork:
-    """A fresh network whose weights depend on the seed alone."""
+def network(wanted: params.Network, *, seed: int, start: Path | None = None) -> TransformerNetwork:
+    """The network that a training begins with.
+
+    Args:
+        wanted: its shape.
+        seed: what fresh weights depend on, and nothing else.
+        start: the folder of a checkpoint whose weights are taken instead.
+
+    Raises:
+        ParamsError: when the checkpoint's network has another shape.
+        CheckpointError: when it cannot be read.
+    """
+    if start:
+        return _begun(wanted, start).to(memory_format=torch.channels_last)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         made = TransformerNetwork(
@@ -25,6 +38,16 @@ def network(wanted: params.Network, *, seed: int) -> TransformerNetwork:
             upsampling=wanted.upsampling,
         )
     return made.to(memory_format=torch.channels_last)
+
+
+def _begun(wanted: params.Network, start: Path) -> TransformerNetwork:
+    made = checkpoint.load(start).network
+    if made.architecture != asdict(wanted):
+        raise ParamsError(
+            f"train: init: the network to begin with is {made.architecture}, but params.yaml "
+            f"wants {asdict(wanted)}; change one of them, or say init: scratch."
+        )
+    return made
 
 
 def loss(
@@ -57,7 +80,14 @@ def loss(
         painting(picture, style.size).to(device, memory_format=torch.channels_last),
         content_layer=wanted.content_layer,
         style_layers=wanted.style_layers,
-        weights=Weights(style.content_weight, style.style_weight, style.variation_weight),
+        weights=weights(style),
+    )
+
+
+def weights(style: params.Style) -> Weights:
+    """How much each term counts; ``strength`` multiplies the painting's share."""
+    return Weights(
+        style.content_weight, style.strength * style.style_weight, style.variation_weight
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 
 from fnst import files
 from fnst.errors import CheckpointError
@@ -22,6 +23,10 @@ FORMAT = "fnst-style/1"
 COLOURS = {"in": "sRGB, 0 to 1, RGB, b 3 h w", "out": "sRGB, 0 to 1, RGB, b 3 h w"}
 
 WEIGHTS, CARD = "model.safetensors", "model.json"
+
+# A network that has learnt to learn paintings, to begin a training with; `python -m stages.base`
+# made it, and its card says from what.
+BASE = Path(__file__).parent / "base"
 
 
 @dataclass(frozen=True)
@@ -33,17 +38,23 @@ class Checkpoint:
 
 
 def save(
-    folder: Path, network: TransformerNetwork, *, style: str, training: Mapping[str, Any]
+    folder: Path,
+    network: TransformerNetwork,
+    *,
+    style: str,
+    training: Mapping[str, Any],
+    dtype: torch.dtype = torch.float32,
 ) -> None:
     """Write a trained network; each of the two files appears whole.
 
     Args:
         folder: where to; it is made.
-        network: what to keep; its weights are stored in float32.
+        network: what to keep.
         style: the name of the style.
         training: how it was made, in JSON's types: parameters, steps, hashes.
+        dtype: what its weights are stored in.
     """
-    tensors = {k: v.detach().cpu().float().contiguous() for k, v in network.state_dict().items()}
+    tensors = {k: v.detach().cpu().to(dtype).contiguous() for k, v in network.state_dict().items()}
     files.write(folder / WEIGHTS, safetensors.torch.save(tensors))
     card = {
         "format": FORMAT,

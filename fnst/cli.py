@@ -11,8 +11,9 @@ import shlex
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,10 @@ import typer
 from fnst.errors import CheckpointError, FnstError, ImageError, RegistryError
 
 if TYPE_CHECKING:
+    import torch
+
+    from fnst.controls import Controls, Ingredient
+    from fnst.images import Picture
     from fnst.network import TransformerNetwork
     from fnst.progress import Update
     from fnst.shelf import Model
@@ -58,6 +63,7 @@ Alias = Annotated[
 ]
 
 DEBUG = "FNST_DEBUG"
+CONTROLS = "Controls"  # the heading above them in the help
 
 
 def _print_version(wanted: bool) -> bool:
@@ -88,6 +94,15 @@ def options(
 
 
 @dataclass(frozen=True)
+class Painter:
+    """What paints each photograph, and what to call it."""
+
+    paint: "Callable[[Picture], Picture]"
+    label: str  # in the names of results
+    said: str  # to the reader
+
+
+@dataclass(frozen=True)
 class Job:
     """One photograph, and the file that its result becomes."""
 
@@ -102,6 +117,11 @@ class Job:
         "`fnst stylize --model-version 3 photo.jpg` uses version 3",
         "`fnst stylize --style great-wave -o painted/ *.jpg` fills a folder",
         "`fnst stylize -o wave.png --overwrite photo.jpg` names the result",
+        "`fnst stylize --max-memory 2GB panorama.tif` paints 48 megapixels and more",
+        "`fnst stylize --strength 0.5 --keep-colors photo.jpg` paints half, in the photo's colours",
+        "`fnst stylize --stroke-size 2 --mask sky.png photo.jpg` paints large strokes, in the sky",
+        "`fnst stylize --blend great-wave:0.7,starry-night:0.3 photo.jpg` mixes two styles",
+        "`fnst stylize -m 1,2 --compare photo.jpg` shows photo and versions on one sheet",
     )
 )
 def stylize(
@@ -110,8 +130,67 @@ def stylize(
         typer.Argument(metavar="PHOTO", readable=False, help="Pictures to repaint."),
     ],
     style: Style = None,
-    number: Number = None,
+    numbers: Annotated[
+        str | None,
+        typer.Option(
+            "--model-version",
+            "-m",
+            metavar="N[,N...]",
+            help="A version, as `fnst models` lists them; several side by side on one sheet.",
+        ),
+    ] = None,
     alias: Alias = None,
+    strength: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=1.5,
+            help="How much is painted: 0 is the photo, 1 the painting; above it, painted again.",
+            rich_help_panel=CONTROLS,
+        ),
+    ] = 1.0,
+    keep_colors: Annotated[
+        bool,
+        typer.Option(
+            "--keep-colors",
+            help="Take the painting's strokes and the photo's colours.",
+            rich_help_panel=CONTROLS,
+        ),
+    ] = False,
+    stroke_size: Annotated[
+        float,
+        typer.Option(
+            min=0.25,
+            max=16,
+            help="How large the strokes are: 2 is twice as large; the picture's size stays.",
+            rich_help_panel=CONTROLS,
+        ),
+    ] = 1.0,
+    blend: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STYLE[@VERSION][:WEIGHT],...",
+            help="Mix styles, such as great-wave:0.7,starry-night:0.3; a version or alias after @.",
+            rich_help_panel=CONTROLS,
+        ),
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="PATH",
+            readable=False,  # read, and said what is wrong with it, where all pictures are
+            help="A picture that is white where to paint and black where not; stretched to each.",
+            rich_help_panel=CONTROLS,
+        ),
+    ] = None,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Write a sheet with the photo beside the result.",
+            rich_help_panel=CONTROLS,
+        ),
+    ] = False,
     output: Annotated[
         str | None,
         typer.Option(
@@ -127,20 +206,87 @@ def stylize(
     device: Annotated[
         str, typer.Option("--device", "-d", help="cpu, cuda, cuda:1, mps; auto is the best here.")
     ] = "auto",
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="How much memory painting may take, such as 2GB; three quarters of what is free "
+            "if nothing is said. Large pictures pass in strips, with the same result.",
+        ),
+    ] = None,
 ) -> None:
     """Repaint photographs; each comes out in the size it went in."""
-    _check_one_way(number, alias)
+    _check_one_way({"--model-version": numbers, "--alias": alias, "--blend": blend})
+    _check_one_way({"--style": style, "--blend": blend})
     _check_project()
+    from fnst import controls, memory
     from fnst.stylize import device as find_device
 
     where = find_device(device)
-    model, network = _load(style, number, alias)
-    jobs = _jobs(photos, output, f"{model.style}-v{model.number}")
+    limit = memory.parse(max_memory) if max_memory else memory.budget(where)
+    steering = controls.Controls(
+        stroke_size=stroke_size,
+        strength=strength,
+        keep_colors=keep_colors,
+        mask=controls.load_mask(mask) if mask else None,
+    )
+    versions = [controls.Ingredient(style, version) for version in _wanted(numbers, alias)]
+    mixtures = [controls.ingredients(blend)] if blend else [[version] for version in versions]
+    painter = _painter(mixtures, steering, where, limit, compare=compare)
+    jobs = _jobs(photos, output, painter.label)
     _check_nothing_is_lost(jobs, overwrite)
     if output:
         _make_folder(jobs[0].target.parent)
-    done = _repaint(network.to(where), jobs)
-    _conclude(model, jobs, done, beside=output is None)
+    done = _repaint(painter.paint, jobs)
+    _conclude(painter, jobs, done, beside=output is None)
+
+
+def _wanted(numbers: str | None, alias: str | None) -> list[str | None]:
+    """The versions of ``1,2``, each once; else the alias, which may be none."""
+    if numbers is None:
+        return [alias]
+    parts = [part.strip() for part in numbers.split(",")]
+    if not all(part.isdecimal() and int(part) for part in parts):
+        raise typer.BadParameter(f"expected a version such as 3, or several as 1,2, got {numbers}")
+    return [*dict.fromkeys(parts)]
+
+
+def _painter(
+    mixtures: "Sequence[Sequence[Ingredient]]",
+    steering: "Controls",
+    where: "torch.device",
+    limit: int,
+    *,
+    compare: bool,
+) -> Painter:
+    """What paints with one mixture, or with several side by side on a sheet."""
+    from fnst import controls, sheets, strips
+
+    paints, labels = {}, []
+    for mixture in mixtures:
+        found = [_load(each.style, each.number, each.alias) for each in mixture]
+        weights = [each.weight for each in mixture]
+        name, label = _called([model for model, _ in found], weights)
+        brushes = [
+            partial(strips.stylize, network.to(where), max_memory=limit) for _, network in found
+        ]
+        paints[name] = controls.compose(list(zip(brushes, weights, strict=True)), steering)
+        labels.append(label)
+    label = "-".join(labels) + steering.label + ("-compare" if compare else "")
+    return Painter(sheets.painter(paints, before=compare), label, ", ".join(paints))
+
+
+def _called(models: "Sequence[Model]", weights: Sequence[float]) -> tuple[str, str]:
+    """What a mixture of versions is called, and what that is in the name of a file."""
+    names = [f"{model.style} version {model.number}" for model in models]
+    labels = [f"{model.style}-v{model.number}" for model in models]
+    if len(models) == 1:
+        return names[0], labels[0]
+    shares = [weight / sum(weights) for weight in weights]
+    return (
+        " and ".join(f"{share:.0%} {name}" for share, name in zip(shares, names, strict=True)),
+        "-".join(f"{label}-{share:.2g}" for share, label in zip(shares, labels, strict=True)),
+    )
 
 
 def _load(
@@ -216,7 +362,7 @@ def _make_folder(folder: Path) -> None:
         raise ImageError(f"{folder}: this folder cannot be made: {error.strerror}.") from error
 
 
-def _repaint(network: "TransformerNetwork", jobs: Sequence[Job]) -> int:
+def _repaint(paint: "Callable[[Picture], Picture]", jobs: Sequence[Job]) -> int:
     """Repaint one photograph after another; one that fails is named and does not stop the rest."""
     out, done = sys.stdout, 0  # rich may put itself in stdout's place while its bar is shown
     is_watched = len(jobs) > 1 and sys.stderr.isatty()
@@ -225,7 +371,7 @@ def _repaint(network: "TransformerNetwork", jobs: Sequence[Job]) -> int:
             if update:
                 update(index, job.photo.name)
             try:
-                _repaint_one(network, job)
+                _repaint_one(paint, job)
             except FnstError as error:
                 _say(error)
                 continue
@@ -245,31 +391,31 @@ def _bar(count: int) -> "Iterator[Update]":
         yield update
 
 
-def _repaint_one(network: "TransformerNetwork", job: Job) -> None:
+def _repaint_one(paint: "Callable[[Picture], Picture]", job: Job) -> None:
     from fnst import images
-    from fnst.stylize import stylize as paint
 
     picture = images.load(job.photo)
     images.check_writable(job.target)
     try:
-        painted = paint(network, picture.rgb)
+        painted = paint(picture)
+    except ImageError as error:
+        raise ImageError(f"{job.photo}: {error}") from error
     except (RuntimeError, MemoryError) as error:  # torch's words for a lack of memory
         raise ImageError(f"{job.photo} could not be stylized: {_reason(error)}.") from error
-    images.save(images.Picture(painted, picture.alpha), job.target)
+    images.save(painted, job.target)
     if job.is_converted:
         kind = job.photo.suffix or "such"
         print(f"note: {job.photo} became a .png; fnst writes no {kind} files", file=sys.stderr)
 
 
-def _conclude(model: "Model", jobs: Sequence[Job], done: int, *, beside: bool) -> None:
+def _conclude(painter: Painter, jobs: Sequence[Job], done: int, *, beside: bool) -> None:
     """Say which version painted and where to look; an error when photographs failed."""
-    version = f"{model.style} version {model.number}"
     if done and len(jobs) == 1:
-        print(f"Stylized with {version}: {jobs[0].target}")
+        print(f"Stylized with {painter.said}: {jobs[0].target}")
     elif done:
-        label = f"*-{model.style}-v{model.number}.*"
-        where = f"beside the photos: {label}" if beside else f"in {jobs[0].target.parent}{os.sep}"
-        print(f"{done} of {len(jobs)} photos stylized with {version}, {where}")
+        names = f"*-{painter.label}.*"
+        where = f"beside the photos: {names}" if beside else f"in {jobs[0].target.parent}{os.sep}"
+        print(f"{done} of {len(jobs)} photos stylized with {painter.said}, {where}")
     if done < len(jobs):
         if len(jobs) > 1:
             _say(ImageError(f"{len(jobs) - done} of {len(jobs)} photos could not be stylized."))
@@ -299,6 +445,8 @@ def models(
                 "aliases": list(v.aliases),
                 "created": v.created.isoformat(),
                 "run_id": v.run_id,
+                "gate": str(v.verdict) if v.verdict else None,
+                "forced": v.forced,
                 "metrics": v.metrics,
             }
             for v in found
@@ -312,7 +460,7 @@ def models(
 
 def _table(found: Sequence[Any]) -> None:
     table = _plain_table(
-        ("style", "version", "alias", "registered"), ("content", "style loss", "total")
+        ("style", "version", "alias", "gate", "registered"), ("content", "style loss", "total")
     )
     for v in found:
         numbers = [f"{v.metrics[k]:.3f}" if k in v.metrics else "" for k in ("content", "style")]
@@ -320,7 +468,8 @@ def _table(found: Sequence[Any]) -> None:
         share = f" ({v.metrics['relative_total']:.0%})" if "relative_total" in v.metrics else ""
         moment = v.created.astimezone().strftime("%Y-%m-%d %H:%M")
         aliases = ", ".join(v.aliases)
-        table.add_row(v.style, str(v.number), aliases, moment, *numbers, total + share)
+        gate = "forced" if v.forced else v.verdict.word if v.verdict else ""
+        table.add_row(v.style, str(v.number), aliases, gate, moment, *numbers, total + share)
     _print_wide(table)
     print("\nLosses on held-out photographs; in brackets, the share of the untouched ones' loss.")
 
@@ -346,7 +495,7 @@ def _print_wide(table: Any) -> None:
 @app.command(epilog=_examples("`fnst show`", "`fnst show --model-version 3`"))
 def show(style: Style = None, number: Number = None, alias: Alias = None) -> None:
     """Show a version's model card: what it is, what it scored, where it comes from."""
-    _check_one_way(number, alias)
+    _check_one_way({"--model-version": number, "--alias": alias})
     _check_project()
     from fnst import registry
 
@@ -354,8 +503,10 @@ def show(style: Style = None, number: Number = None, alias: Alias = None) -> Non
     version = registry.get(style, number) if number else _aliased(style, alias)
     aliases = f" ({', '.join(version.aliases)})" if version.aliases else ""
     print(f"{version.style} version {version.number}{aliases}, run {version.run_id}")
-    if gate := version.tags.get("gate"):
-        print(gate)
+    if version.verdict:
+        print(f"gate: {version.verdict}")
+    if version.forced:
+        print(f"made champion {version.forced}")
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.markdown import Markdown
@@ -376,16 +527,28 @@ def _aliased(style: str, alias: str | None) -> Any:
     raise RegistryError(f"Style {style} has no alias {wanted!r}; its versions: {numbers}.")
 
 
-@app.command(epilog=_examples("`fnst promote 2`", "`fnst promote 2 --style great-wave`"))
+@app.command(
+    epilog=_examples(
+        "`fnst promote 2`",
+        "`fnst promote 2 --style great-wave`",
+        "`fnst promote 2 --force` although the gate refused it",
+    )
+)
 def promote(
     number: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="The new champion.")],
     style: Style = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force", help="Even a version that the gate refused; it is written on it by whom."
+        ),
+    ] = False,
 ) -> None:
     """Make a version the champion, which is what `fnst stylize` uses when none is named."""
     _check_project()
     from fnst import registry
 
-    version = registry.promote(style or registry.only_style(), number)
+    version = registry.promote(style or registry.only_style(), number, force=force)
     print(f"{version.style}: version {version.number} is the champion now")
 
 
@@ -442,6 +605,48 @@ def _needs_table(found: Sequence[Any]) -> None:
     _print_wide(table)
 
 
+@app.command(
+    epilog=_examples(
+        "`fnst sweep` draws the first style of params.yaml at strengths 0.25 to 4",
+        "`fnst sweep --style great-wave --strengths 0.5,1,2 --photo cat.jpg`",
+    )
+)
+def sweep(
+    style: Annotated[
+        str | None, typer.Option("--style", "-s", help="A row of params.yaml; else the first.")
+    ] = None,
+    strengths: Annotated[
+        str | None,
+        typer.Option(metavar="NUMBERS", help="As in 0.5,1,2; 0.25,0.5,1,2,4 if nothing is said."),
+    ] = None,
+    photo: Annotated[
+        Path | None,
+        typer.Option(readable=False, help="What to show them on; else a held-out photograph."),
+    ] = None,
+) -> None:
+    """Train a style at several strengths, and draw content against style, a picture per point.
+
+    Each strength takes a whole training, once. Interrupted, it goes on where it stopped.
+    """
+    _check_project()
+    from fnst import params
+    from fnst import sweep as sweeping
+
+    wanted = _numbers(strengths) if strengths else sweeping.STRENGTHS
+    style = style or next(iter(params.load().styles))
+    print(f"The trade-off of {style} is in {sweeping.sweep(style, wanted, photo)}")
+
+
+def _numbers(text: str) -> list[float]:
+    from fnst import params
+
+    try:
+        given = [float(word) for word in text.split(",")]
+    except ValueError as error:
+        raise typer.BadParameter(f"expected numbers such as 0.5,1,2, got {text!r}") from error
+    return [params.read(params.Strength, number, "--strengths") for number in given]
+
+
 @app.command(epilog=_examples("`fnst summary`"))
 def summary() -> None:
     """Say what the last `dvc repro` made, stylize a photograph with it, and say where to look."""
@@ -476,24 +681,30 @@ def summary() -> None:
 
 def _sample(style: str, version: int, weights: str, folder: Path) -> Path:
     """A sample photograph, stylized with this version unless these weights have done it before."""
-    from fnst import assets
+    import torch
+
+    from fnst import assets, controls, memory
     from fnst.params import project_root
 
     target = folder / f"stylized-{weights[:8]}.jpg"
     if not target.exists():
         raw = project_root() / "data" / "raw" / "sample"
         photo = assets.get(assets.find("sample-china"), raw)
-        _, network = _load(style, version, None)
-        _repaint_one(network, Job(photo, target, is_converted=False))
+        mixture = [controls.Ingredient(style, str(version))]
+        cpu = torch.device("cpu")
+        limit = memory.budget(cpu)
+        painter = _painter([mixture], controls.Controls(), cpu, limit, compare=False)
+        _repaint_one(painter.paint, Job(photo, target, is_converted=False))
     return target
 
 
 # --- what all commands share ----------------------------------------------------------------------
 
 
-def _check_one_way(number: int | None, alias: str | None) -> None:
-    if number and alias:
-        raise typer.BadParameter("say either --model-version or --alias, not both")
+def _check_one_way(ways: dict[str, object]) -> None:
+    said = [name for name, value in ways.items() if value is not None]
+    if len(said) > 1:
+        raise typer.BadParameter(f"say either {said[0]} or {said[1]}, not both")
 
 
 def _check_project() -> None:

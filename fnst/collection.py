@@ -27,6 +27,8 @@ class Entry:
     """Changes, as the size does, when the bytes do: the CRC-32 in a zip, the time of a file."""
     read: Callable[[], bytes]
     """Its bytes; raises almost anything when they are damaged."""
+    crc32: int | None = None
+    """Of its bytes, where ``read`` makes sure of that; nobody needs to compute it again."""
 
 
 def entries(path: Path, members: Iterable[str] | None = None) -> list[Entry]:
@@ -107,4 +109,5 @@ def _member(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Entry:
         member.file_size,
         f"{member.CRC:08x}",
         partial(archive.read, member),
+        member.CRC,
     )

@@ -53,6 +53,12 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write(path, text.getvalue().encode())
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file, by the names in its first line."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 def read_numbers(path: Path) -> list[dict[str, float]]:
     """Read a CSV in which everything below the header is a number."""
     with path.open(newline="") as file:

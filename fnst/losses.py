@@ -8,11 +8,12 @@ Letters in shapes: ``b`` images in the batch, ``c`` channels, ``h`` x ``w`` posi
 References:
     [J16] Johnson, Alahi, Fei-Fei. Perceptual Losses for Real-Time Style Transfer and
           Super-Resolution. 2016. https://arxiv.org/abs/1603.08155
+    [M19] Mroueh. Wasserstein Style Transfer. 2019. https://arxiv.org/abs/1905.12828
 """
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -21,6 +22,10 @@ from torch import Tensor, nn
 Image = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
 Maps = Float[Tensor, "b c h w"]
 PerImage = Float[Tensor, "b"]
+
+# A painting that varies less than this, relative to the square of its means, is taken for flat;
+# chosen by us: paintings have 0.1 to 3.
+FLAT = 1e-3
 
 
 @runtime_checkable
@@ -52,30 +57,49 @@ class Terms:
         return self.content + self.style + self.variation
 
 
-def gram_matrix(maps: Maps) -> Float[Tensor, "b c c"]:
-    """Correlate every channel with every other, averaged over ``c * h * w`` ([J16] 3.2)."""
-    result: Tensor = _Gram.apply(maps)
-    return result
+class Moments(NamedTuple):
+    """What is left of a layer when it is forgotten where things are.
+
+    Attributes:
+        mean: of each channel over all positions.
+        covariance: of every channel with every other; the Gram matrix of the centred maps.
+    """
+
+    mean: Float[Tensor, "b c"]
+    covariance: Float[Tensor, "b c c"]
 
 
-class _Gram(torch.autograd.Function):
-    """F F^T in float32, whose backward uses its symmetry: one product where autograd makes two."""
+def moments(maps: Maps) -> Moments:
+    """Mean and covariance of the channels over the positions, in float32 or wider."""
+    return Moments(*_Moments.apply(maps))
+
+
+class _Moments(torch.autograd.Function):
+    """Both in one pass back, which uses the covariance's symmetry: one product, not two."""
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor) -> Tensor:
-        ctx.save_for_backward(maps)
+    def forward(ctx: Any, maps: Tensor) -> tuple[Tensor, Tensor]:
         rows = _rows(maps)
+        mean = rows.mean(1, dtype=_wide(maps))
+        # Centred before they are multiplied: afterwards the mean's square would take the digits.
+        centred = rows - mean.to(maps.dtype).unsqueeze(1)
+        ctx.save_for_backward(centred)
+        ctx.shape = maps.shape
         # Half-precision features are multiplied as they are, and summed in float32 inside.
-        gram = rows.transpose(1, 2) @ rows
-        return gram.to(_wide(maps)) / maps[0].numel()
+        covariance = (centred.transpose(1, 2) @ centred).to(mean.dtype) / rows.shape[1]
+        return mean, covariance
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        (maps,) = ctx.saved_tensors
-        (grad,) = grads
-        symmetric = (grad + grad.transpose(1, 2)) / maps[0].numel()
-        to_rows = _rows(maps) @ symmetric.to(maps.dtype)
-        b, c, h, w = maps.shape
+        (centred,) = ctx.saved_tensors
+        to_mean, to_covariance = grads
+        b, c, h, w = ctx.shape
+        symmetric = (to_covariance + to_covariance.transpose(1, 2)) / (h * w)
+        to_rows = torch.baddbmm(
+            (to_mean / (h * w)).to(centred.dtype).unsqueeze(1),
+            centred,
+            symmetric.to(centred.dtype),
+        )
         to_maps: Tensor = to_rows.view(b, h, w, c).permute(0, 3, 1, 2)
         return to_maps
 
@@ -117,12 +141,19 @@ class _MeanSquare(torch.autograd.Function):
         return (difference * factor.view(-1, 1, 1, 1)).to(ctx.dtype), None
 
 
-def style_loss(gram: Float[Tensor, "b c c"], target: Float[Tensor, "1 c c"]) -> PerImage:
-    """Squared Frobenius distance of two Gram matrices, relative to the target's squared norm.
+def style_loss(found: Moments, target: Moments) -> PerImage:
+    """Squared distances of the means and of the covariances, each relative to the target's own.
 
-    This differs from [J16] (3.2), who do not divide.
+    This differs from [J16] (3.2), who compare Gram matrices of maps that are not centred. There the
+    mean of each channel hides what varies: a network that met a painting's average colour and edges
+    had little left to gain from its rare colours and its strokes (docs/recipe.md). Means and
+    covariances are what the Wasserstein distance of two Gaussians compares [M19].
     """
-    return (gram - target).square().sum((1, 2)) / target.square().sum()
+    size = target.mean.square().sum()
+    # of a painting without any texture the covariance is nothing to measure by
+    spread = target.covariance.square().sum() + (FLAT * size).square()
+    mean = (found.mean - target.mean).square().sum(1) / size
+    return mean + (found.covariance - target.covariance).square().sum((1, 2)) / spread
 
 
 def total_variation(image: Float[Tensor, "b c h w"]) -> PerImage:
@@ -141,7 +172,7 @@ class PerceptualLoss(nn.Module):
         extract: the frozen network that looks at the pictures.
         style: the painting, (1, 3, h, w).
         content_layer: where stylized and photograph must agree.
-        style_layers: where the Gram matrices must agree, and how much each layer counts.
+        style_layers: where the moments must agree, and how much each layer counts.
         weights: how much each term counts.
     """
 
@@ -163,24 +194,40 @@ class PerceptualLoss(nn.Module):
             maps = extract(style, {content_layer, *style_layers})
         self.register_buffer("scale", maps[content_layer].float().square().mean())
         for layer in style_layers:
-            self.register_buffer(f"gram_{layer}", gram_matrix(maps[layer]))
+            target = moments(maps[layer])
+            self.register_buffer(f"mean_{layer}", target.mean)
+            self.register_buffer(f"covariance_{layer}", target.covariance)
 
     def forward(self, stylized: Image, photos: Image) -> Terms:
         """The weighted terms of each stylized picture; gradients reach ``stylized`` only."""
+        content, styles = self._distances(stylized, photos)
+        weighted = [weight * styles[layer] for layer, weight in self.style_layers.items()]
+        return Terms(
+            content=self.weights.content * content,
+            style=self.weights.style * torch.stack(weighted).sum(0),
+            variation=self._variation(stylized),
+        )
+
+    def by_layer(self, stylized: Image, photos: Image) -> dict[str, PerImage]:
+        """Each layer's own distance, before any weight: ``content_relu3_1``, ``style_relu1_1``."""
+        content, styles = self._distances(stylized, photos)
+        return {f"content_{self.content_layer}": content} | {
+            f"style_{layer}": distance for layer, distance in styles.items()
+        }
+
+    def _distances(self, stylized: Image, photos: Image) -> tuple[PerImage, dict[str, PerImage]]:
         maps = self.extract(stylized, {self.content_layer, *self.style_layers})
         with torch.no_grad():  # the photographs need no graph, and nothing below their layer
             target = self.extract(photos, {self.content_layer})[self.content_layer]
-        scale: Tensor = self.get_buffer("scale")
-        style = [
-            weight * style_loss(gram_matrix(maps[layer]), self.get_buffer(f"gram_{layer}"))
-            for layer, weight in self.style_layers.items()
-        ]
-        variation = self._variation(stylized)
-        return Terms(
-            content=self.weights.content * content_loss(maps[self.content_layer], target, scale),
-            style=self.weights.style * torch.stack(style).sum(0),
-            variation=variation,
-        )
+        content = content_loss(maps[self.content_layer], target, self.get_buffer("scale"))
+        styles = {
+            layer: style_loss(moments(maps[layer]), self._target(layer))
+            for layer in self.style_layers
+        }
+        return content, styles
+
+    def _target(self, layer: str) -> Moments:
+        return Moments(self.get_buffer(f"mean_{layer}"), self.get_buffer(f"covariance_{layer}"))
 
     def _variation(self, stylized: Image) -> PerImage:
         if self.weights.variation == 0:

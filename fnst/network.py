@@ -6,6 +6,8 @@ References:
     [J16] Johnson, Alahi, Fei-Fei. Perceptual Losses for Real-Time Style Transfer and
           Super-Resolution. 2016. https://arxiv.org/abs/1603.08155, and its supplement
     [U16] Ulyanov, Vedaldi, Lempitsky. Instance Normalization. 2016. https://arxiv.org/abs/1607.08022
+    [C83] Chan, Golub, LeVeque. Algorithms for Computing the Sample Variance. The American
+          Statistician, 1983.
     [O16] Odena, Dumoulin, Olah. Deconvolution and Checkerboard Artifacts. Distill, 2016.
 """
 
@@ -22,9 +24,16 @@ Maps = Float[Tensor, "b c h w"]
 # Height and width of the input must be multiples of this: the network halves them twice.
 STRIDE = 4
 
-# Above this many positions the one-pass variance of the native kernel loses digits (2e-3 relative
-# at 1920x1080), so that the two-pass formula takes over.
-ONE_PASS_POSITIONS = 512 * 512
+# Above this many positions the one-pass variance of the native kernel loses digits: a photograph of
+# 522x531 comes out a tenth of a grey level off when it is used up to 512x512, a hundredth so.
+ONE_PASS_POSITIONS = 128 * 128
+STRIP_POSITIONS = 128 * 128
+
+# How far a value is spread when the resolution is doubled. Nearest neighbours leave copies of the
+# maps' low frequencies at periods of 2 and 4 pixels, which a 3x3 convolution cannot take out; the
+# bilinear filter has a threefold zero where these copies lie.
+NEAREST = (1.0, 1.0)
+BILINEAR = (0.25, 0.75, 0.75, 0.25)
 
 EPSILON = 1e-5  # added to the variance, as torch.nn.InstanceNorm2d does
 
@@ -40,8 +49,8 @@ class TransformerNetwork(nn.Module):
         width: channels at full resolution (32 in [J16]); doubled by each halving.
         blocks: residual blocks at a quarter of the resolution (5 in [J16]).
         downsampling: ``stride`` as in [J16]; ``max_pool``, a convolution and then pooling.
-        upsampling: ``folded``, nearest neighbour and convolution in one; ``transposed`` as in
-            [J16].
+        upsampling: ``bilinear``, that filter and then a convolution; ``folded``, nearest
+            neighbour and then a convolution; ``transposed`` as in [J16].
     """
 
     def __init__(
@@ -50,11 +59,11 @@ class TransformerNetwork(nn.Module):
         width: int = 32,
         blocks: int = 5,
         downsampling: Literal["stride", "max_pool"] = "stride",
-        upsampling: Literal["folded", "transposed"] = "folded",
+        upsampling: Literal["bilinear", "folded", "transposed"] = "bilinear",
     ) -> None:
         super().__init__()
         down = {"stride": _strided, "max_pool": _pooled}[downsampling]
-        up = {"folded": FoldedUpsampling, "transposed": _transposed}[upsampling]
+        up = {"bilinear": _bilinear, "folded": _nearest, "transposed": _transposed}[upsampling]
         deep = 4 * width
         self.architecture = {
             "width": width,
@@ -106,22 +115,31 @@ class Residual(nn.Module):
 
 
 class FoldedUpsampling(nn.Module):
-    """Double the resolution by nearest neighbour, then convolve 3x3 with reflection padding.
+    """Double the resolution with a fixed filter, then convolve 3x3; the edge is replicated.
 
-    Computed as one transposed convolution at the low resolution, which is the same function with
-    4/9 of the multiplications; its 4x4 kernel cannot overlap unevenly, hence draws no
-    checkerboard ([O16]).
+    Computed as one transposed convolution at the low resolution, the same function: its kernel is
+    the filter's taps convolved with the layer's, and cannot overlap unevenly ([O16]).
+
+    Args:
+        inputs: channels that come in.
+        outputs: channels that go out.
+        taps: the filter that a value of the low resolution is spread by, such as ``BILINEAR``.
     """
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, taps: tuple[float, ...]) -> None:
         super().__init__()
         plain = nn.Conv2d(inputs, outputs, 3)
         self.weight = plain.weight
         self.bias = plain.bias
+        self.taps = taps
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d 2*h 2*w"]:
-        padded = F.pad(maps, (1, 1, 1, 1), mode="replicate")
-        return F.conv_transpose2d(padded, fold(self.weight), self.bias, stride=2, padding=3)
+        return self.within(F.pad(maps, [len(self.taps) // 2] * 4, mode="replicate"))
+
+    def within(self, padded: Tensor) -> Tensor:
+        """Double what has a border already, as wide as the filter reaches; that goes."""
+        kernel, reach = fold(self.weight, self.taps), len(self.taps) // 2
+        return F.conv_transpose2d(padded, kernel, self.bias, stride=2, padding=3 * reach)
 
 
 class ByRows(nn.Conv2d):
@@ -133,11 +151,15 @@ class ByRows(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Convolve with reflection padding; the size stays."""
-        if maps.device.type != "cpu" or maps.dtype != torch.float32:
-            return super().forward(maps)
-        n, _, h, w = maps.shape
+        return self.within(F.pad(maps, [self.kernel_size[0] // 2] * 4, mode="reflect"))
+
+    def within(self, padded: Tensor) -> Tensor:
+        """Convolve what is padded already; the padding goes."""
+        if padded.device.type != "cpu" or padded.dtype != torch.float32:
+            return F.conv2d(padded, self.weight, self.bias)
+        n, _, h, w = padded.shape
         d, _, rows, _ = self.weight.shape
-        padded = F.pad(maps, [rows // 2] * 4, mode="reflect")
+        h, w = h - rows + 1, w - rows + 1
         kernels = self.weight.permute(2, 0, 1, 3).flatten(0, 1).unsqueeze(2)
         each = F.conv2d(padded, kernels).contiguous(memory_format=torch.channels_last)
         image, channel, down, across = each.stride()
@@ -148,18 +170,22 @@ class ByRows(nn.Conv2d):
         return moved.sum(1) + self.bias.view(1, -1, 1, 1)  # type: ignore[union-attr]
 
 
-def fold(weight: Float[Tensor, "d c 3 3"]) -> Float[Tensor, "c d 4 4"]:
+def fold(weight: Float[Tensor, "d c 3 3"], taps: tuple[float, ...]) -> Float[Tensor, "c d k k"]:
     """Turn the taps of a convolution after doubling into those of one transposed convolution.
 
-    Every low-resolution position reaches four high-resolution ones along an axis; the three taps
-    w0 w1 w2 meet it there as w2, w1 + w2, w0 + w1 and w0.
+    A value of the low resolution reaches its neighbours of the high one by the filter, and from
+    there, in opposite order, by the convolution: along each axis one is convolved with the other.
     """
-    return _fold_axis(_fold_axis(weight, 2), 3).transpose(0, 1)
+    return _fold_axis(_fold_axis(weight, 2, taps), 3, taps).transpose(0, 1)
 
 
-def _fold_axis(weight: Tensor, axis: int) -> Tensor:
-    w0, w1, w2 = weight.unbind(axis)
-    return torch.stack((w2, w1 + w2, w0 + w1, w0), axis)
+def _fold_axis(weight: Tensor, axis: int, taps: tuple[float, ...]) -> Tensor:
+    before = [0] * 2 * (3 - axis)  # F.pad counts axes from the last
+    shifted = [
+        F.pad(weight.flip(axis) * tap, [*before, place, len(taps) - 1 - place])
+        for place, tap in enumerate(taps)
+    ]
+    return torch.stack(shifted).sum(0)
 
 
 class InstanceNorm(nn.Module):
@@ -208,31 +234,40 @@ class _InstanceNorm(torch.autograd.Function):
 def _normalize(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """The normalized maps, and of each image and channel the mean and 1 / deviation, (b, c)."""
     n, c, h, w = maps.shape
-    if maps.device.type == "cuda":
-        return _normalize_each(maps, weight, bias)
     if maps.device.type == "cpu" and h * w <= ONE_PASS_POSITIONS:
         normalized, mean, scale = torch.native_group_norm(
             maps, weight, bias, n, c, h * w, c, EPSILON
         )
         return normalized, mean.view(n, c), scale.view(n, c)
-    # Rows of channels: the layout that channels_last memory already has.
-    rows = maps.permute(0, 2, 3, 1).reshape(n, h * w, c)
-    mean = rows.mean(1, keepdim=True, dtype=torch.promote_types(maps.dtype, torch.float32))
-    scale = (rows - mean).square_().mean(1, keepdim=True).add_(EPSILON).rsqrt_()
-    slope = scale * weight
-    flat = torch.addcmul(bias - mean * slope, rows.to(slope.dtype), slope)
-    normalized = flat.to(maps.dtype).view(n, h, w, c).permute(0, 3, 1, 2)
-    return normalized, mean.view(n, c), scale.view(n, c)
+    one_by_one = _normalize_strips if maps.device.type == "cpu" else _normalize_one
+    each = [one_by_one(one, weight, bias) for one in torch.split(maps, 1)]
+    images, means, scales = zip(*each, strict=True)
+    return images[0] if n == 1 else torch.cat(images), torch.stack(means), torch.stack(scales)
 
 
-def _normalize_each(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The same as batch norm of one image after the other: two fused kernels each, on a GPU."""
-    each = [
-        torch.native_batch_norm(one, weight, bias, None, None, True, 0.0, EPSILON)
-        for one in torch.split(maps, 1)
-    ]
-    normalized, mean, scale = zip(*each, strict=True)
-    return torch.cat(normalized), torch.stack(mean), torch.stack(scale)
+def _normalize_one(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """The same for one image, as batch norm: two fused kernels on a GPU."""
+    return torch.native_batch_norm(maps, weight, bias, None, None, True, 0.0, EPSILON)
+
+
+def _normalize_strips(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, ...]:
+    """The same on a CPU, whose kernels add up in float32: their sums are merged in float64."""
+    mean, variance = _moments(maps, weight.dtype)
+    normalized = F.batch_norm(maps, mean, variance, weight, bias, eps=EPSILON)
+    return normalized, mean, torch.rsqrt(variance + EPSILON)
+
+
+def _moments(maps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each channel of one image, from those of its strips ([C83])."""
+    _, c, h, w = maps.shape
+    strips = torch.split(maps, max(1, STRIP_POSITIONS // w), 2)
+    unused, too = maps.new_zeros(2, c, dtype=dtype)  # their dtype becomes that of the result
+    each = [torch.batch_norm_update_stats(strip, unused, too, 0.0) for strip in strips]
+    means, variances = (torch.stack(parts).double() for parts in zip(*each, strict=True))
+    shares = torch.tensor([[strip.shape[2] / h] for strip in strips], dtype=torch.float64)
+    mean = (shares * means).sum(0)
+    variance = (shares * (variances + (means - mean).square())).sum(0)
+    return mean.to(dtype), variance.to(dtype)
 
 
 def _convolution(inputs: int, outputs: int, size: int) -> nn.Module:
@@ -245,6 +280,14 @@ def _strided(inputs: int, outputs: int) -> nn.Module:
 
 def _pooled(inputs: int, outputs: int) -> nn.Module:
     return nn.Sequential(_convolution(inputs, outputs, 3), nn.MaxPool2d(2))
+
+
+def _bilinear(inputs: int, outputs: int) -> nn.Module:
+    return FoldedUpsampling(inputs, outputs, BILINEAR)
+
+
+def _nearest(inputs: int, outputs: int) -> nn.Module:
+    return FoldedUpsampling(inputs, outputs, NEAREST)
 
 
 def _transposed(inputs: int, outputs: int) -> nn.Module:

@@ -1,7 +1,7 @@
 """Photographs decoded once, into a packed set: a folder of shards that training maps into memory.
 
     00000.npy   uint8 (n, size, size, 3), sRGB: what was kept of the first 1024 photographs
-    00000.json  which these are, what was left out and why, and the shard's fingerprint
+    00000.json  what became of each of them, and the shard's fingerprint
     00001.npy   ...
     set.json    last of all: size, number of photographs, the shards in their order
 
@@ -18,10 +18,11 @@ import os
 import re
 import shutil
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -32,10 +33,11 @@ import numpy as np
 import PIL
 from jaxtyping import UInt8
 
-from fnst import files, images
+from fnst import files, images, twins
 from fnst.collection import Entry
 from fnst.errors import ImageError
 from fnst.files import readable
+from fnst.twins import Told, Twins
 
 Square = UInt8[np.ndarray, "s s 3"]
 
@@ -53,12 +55,20 @@ MOST_BYTES = images.MOST_PIXELS * 4
 # Files larger than this are read one at a time, as the pictures are that they may hold.
 LARGE_BYTES = images.LARGE_PIXELS * 3
 
+# Photographs that a worker takes at once; chosen by us: handing them over one by one takes 2 % of
+# the time, and of more the last worker would be left alone with as many.
+RUN = 4
+
 # Photographs that each worker may be ahead of the one that is written; chosen by us: enough that
 # nobody waits for one that takes four times as long as others.
-AHEAD = 4
+AHEAD = 2 * RUN
 
-# What decides how a photograph becomes a square.
-CODE = (Path(__file__), Path(images.__file__))
+# Photographs after which what was written is brought to the disk; chosen by us: at 288 pixels
+# 16 MB, so that at the end of a shard, and of all, there is little left to wait for.
+SYNC = 64
+
+# What decides which photographs are kept, and how they become squares.
+CODE = (Path(__file__), Path(images.__file__), Path(twins.__file__))
 
 # Whatever a call may have written, whole or unfinished.
 OURS = re.compile(r"\.?(\d{5}\.npy|\d{5}\.json|set\.json)(\..*)?")
@@ -68,19 +78,36 @@ _one_large_file = Lock()
 
 @dataclass
 class Report:
-    """What a packed set holds, and what was left out and why."""
+    """What became of every photograph that was looked at."""
 
-    kept: list[dict[str, str]] = field(default_factory=list)  # name, sha256 of the file
-    left_out: list[dict[str, str]] = field(default_factory=list)  # name, reason
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    """The name of each, and its size in bytes and CRC-32; or the reason why it was left out."""
+    entries: list[Entry] = field(default_factory=list, compare=False, repr=False)
+    """The same photographs, to be read again."""
 
     @property
-    def hashes(self) -> set[str]:
-        return {photo["sha256"] for photo in self.kept}
+    def kept(self) -> list[dict[str, Any]]:
+        """What the set holds, in its order."""
+        return [row for row in self.rows if "reason" not in row]
+
+    @property
+    def left_out(self) -> list[dict[str, Any]]:
+        """What it does not hold, and why."""
+        return [row for row in self.rows if "reason" in row]
+
+    def add(self, photo: Entry, **what: int | str) -> None:
+        """Tell what became of one more."""
+        self.rows.append({"name": _text(photo.name), **what})
+        self.entries.append(photo)
 
     def extend(self, other: "Report") -> None:
         """Add what another report says."""
-        self.kept.extend(other.kept)
-        self.left_out.extend(other.left_out)
+        self.rows.extend(other.rows)
+        self.entries.extend(other.entries)
+
+    def as_json(self) -> dict[str, Any]:
+        """For people, and to know photographs by."""
+        return {"kept": self.kept, "left_out": self.left_out}
 
 
 @dataclass(frozen=True)
@@ -97,29 +124,35 @@ class _Shard:
 class _Decoded:
     """What became of one photograph."""
 
-    name: str
-    digest: bytes  # SHA-256 of the file; empty when it cannot be read
+    photo: Entry
+    told: Told
     square: Square | str  # or the reason why there is none
 
 
 class _Seen:
-    """Which files are in this set, or in the one that must have no photograph in common with it."""
+    """Which files are in this set, or in one that must have no photograph in common with it."""
 
-    def __init__(self, without: Iterable[str]) -> None:
-        self.held_out = frozenset(map(bytes.fromhex, without))
-        self.names: dict[bytes, str] = {}
+    def __init__(self, without: Iterable[Report]) -> None:
+        self.twins = Twins(_digest)
+        self.held_out = {photo for report in without for photo in self.remember(report)}
 
-    def reason(self, digest: bytes) -> str | None:
-        """Why this file may not be kept."""
-        if digest in self.held_out:
+    def reason(self, photo: Entry, told: Told) -> str | None:
+        """Why this file may not be kept; it is, when there is none."""
+        same = self.twins.take(photo, told)
+        if same in self.held_out:
             return "it is held out for evaluation"
-        if digest in self.names:
-            return f"it is the same file as {self.names[digest]}"
-        return None
+        return f"it is the same file as {_text(same.name)}" if same else None
 
-    def remember(self, report: Report) -> None:
-        """What a report says was kept may not be kept again."""
-        self.names |= {bytes.fromhex(photo["sha256"]): photo["name"] for photo in report.kept}
+    def remember(self, report: Report) -> list[Entry]:
+        """What a report says was kept may not be kept again; these photographs."""
+        kept = [
+            (photo, (row["size"], int(row["crc32"], 16)))
+            for row, photo in zip(report.rows, report.entries, strict=True)
+            if "reason" not in row
+        ]
+        for photo, told in kept:
+            self.twins.take(photo, told)
+        return [photo for photo, _ in kept]
 
 
 def needed(count: int, size: int) -> int:
@@ -132,7 +165,7 @@ def pack(
     folder: Path,
     *,
     size: int,
-    without: Iterable[str] = (),
+    without: Sequence[Report] = (),
     progress: Callable[[int], None] = lambda done: None,
 ) -> Report:
     """Decode photographs to squares of ``size`` pixels and write them as one packed set.
@@ -146,20 +179,19 @@ def pack(
         found: photographs, see ``collection.entries``.
         folder: of the set; ``set.json`` in it appears when it is complete.
         size: side of the squares, pixels.
-        without: SHA-256 of files that must not be in this set, because another set holds them.
+        without: what other sets hold, and must therefore not be in this one.
         progress: called with the number of photographs looked at.
 
     Raises:
         ImageError: when not one photograph could be used, or the set cannot be written.
     """
-    held_out = sorted(set(without))
-    shards = _planned(found, folder, size, held_out)
+    shards = _planned(found, folder, size, without)
     done = {s.pixels: kept for s in shards if (kept := _done(s, size)) is not None}
     todo = [shard for shard in shards if shard.pixels not in done]
     if todo or not _is_complete(folder, size, shards, done):
         try:
             _make_room(folder, done, needed(sum(len(s.entries) for s in todo), size))
-            _write_all(shards, done, size, _Seen(held_out), progress)
+            _write_all(shards, done, size, _Seen(without), progress)
         except OSError as error:
             reason = error.strerror or error
             raise ImageError(f"{folder}: the packed set cannot be written: {reason}.") from error
@@ -180,10 +212,11 @@ def pack(
 
 
 def _planned(
-    found: Sequence[Entry], folder: Path, size: int, held_out: Sequence[str]
+    found: Sequence[Entry], folder: Path, size: int, without: Sequence[Report]
 ) -> list[_Shard]:
     """The shards of this set; nothing is read but the program."""
     code = [hashlib.sha256(path.read_bytes()).hexdigest() for path in CODE]
+    held_out = sorted([row["size"], row["crc32"]] for report in without for row in report.kept)
     fingerprint = _hash([*code, PIL.__version__, size, held_out])
     shards: list[_Shard] = []
     for number, start in enumerate(range(0, len(found), SHARD)):
@@ -203,7 +236,7 @@ def _done(shard: _Shard, size: int) -> Report | None:
     """What the shard holds, when it is there already and is what it would become again."""
     try:
         notes = files.read_json(shard.notes)
-        report = Report(notes["kept"], notes["left_out"])
+        report = Report(notes["photographs"], list(shard.entries))
         pixels = np.load(shard.pixels, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError, TypeError, KeyError):
         return None
@@ -274,23 +307,43 @@ def _write_all(
 ) -> None:
     """Write the shards that are not ``done`` yet, and add there what they hold."""
     todo = [entry for shard in shards if shard.pixels not in done for entry in shard.entries]
-    looked_at, finishing = 0, deque[Future[None]]()
-    # One brings a shard to the disk while the others decode the next.
-    with _all_decoded(todo, size) as decoded, ThreadPoolExecutor(1) as finisher:
+    looked_at = 0
+    with _all_decoded(todo, size) as decoded, _Behind() as behind:
         for shard in shards:
             if shard.pixels in done:
                 seen.remember(done[shard.pixels])
             else:
                 counted = _counted(islice(decoded, len(shard.entries)), looked_at, progress)
-                report = _write(_unfinished(shard), counted, size, seen)
-                while finishing:
-                    finishing.pop().result()
-                finishing.append(finisher.submit(_finish, shard, report))
+                report = _write(_unfinished(shard), counted, size, seen, behind)
+                behind.wait()
+                behind.do(_finish, shard, report)
                 done[shard.pixels] = report
             looked_at += len(shard.entries)
             progress(looked_at)
-        while finishing:
-            finishing.pop().result()
+        behind.wait()
+
+
+class _Behind:
+    """One thread that waits for the disk while the others decode."""
+
+    def __init__(self) -> None:
+        self.pool = ThreadPoolExecutor(1)
+        self.asked = deque[Future[None]]()
+
+    def __enter__(self) -> "_Behind":
+        return self
+
+    def do(self, work: Callable[..., None], *given: Any) -> None:
+        """Do this after what was asked for before."""
+        self.asked.append(self.pool.submit(work, *given))
+
+    def wait(self) -> None:
+        """Until all is done that was asked for; fails where that did."""
+        while self.asked:
+            self.asked.popleft().result()
+
+    def __exit__(self, *raised: object) -> None:
+        self.pool.shutdown()  # a shard that is whole still appears
 
 
 def _counted(
@@ -301,14 +354,18 @@ def _counted(
         yield photo
 
 
-def _write(path: Path, decoded: Iterable[_Decoded], size: int, seen: _Seen) -> Report:
+def _write(
+    path: Path, decoded: Iterable[_Decoded], size: int, seen: _Seen, behind: _Behind
+) -> Report:
     """Write what may be kept, and tell what that was."""
     report = Report()
     try:
         with path.open("wb") as file:
             _write_header(file, 0, size)
-            for photo in decoded:
+            for number, photo in enumerate(decoded, start=1):
                 _keep(photo, file, report, seen)
+                if number % SYNC == 0:
+                    behind.do(_sync, path)
             _write_header(file, len(report.kept), size)
     except BaseException:
         path.unlink(missing_ok=True)
@@ -316,15 +373,16 @@ def _write(path: Path, decoded: Iterable[_Decoded], size: int, seen: _Seen) -> R
     return report
 
 
-def _keep(photo: _Decoded, file: BinaryIO, report: Report, seen: _Seen) -> None:
+def _keep(decoded: _Decoded, file: BinaryIO, report: Report, seen: _Seen) -> None:
     """Append the photograph, or say why not."""
-    reason = seen.reason(photo.digest)
-    if reason or isinstance(photo.square, str):
-        report.left_out.append({"name": photo.name, "reason": reason or str(photo.square)})
-        return
-    file.write(photo.square.data)
-    report.kept.append({"name": photo.name, "sha256": photo.digest.hex()})
-    seen.names[photo.digest] = photo.name
+    if isinstance(decoded.square, str):
+        report.add(decoded.photo, reason=decoded.square)
+    elif reason := seen.reason(decoded.photo, decoded.told):
+        report.add(decoded.photo, reason=reason)
+    else:
+        size, crc = decoded.told
+        file.write(decoded.square.data)
+        report.add(decoded.photo, size=size, crc32=f"{crc:08x}")
 
 
 def _unfinished(shard: _Shard) -> Path:
@@ -333,10 +391,14 @@ def _unfinished(shard: _Shard) -> Path:
 
 def _finish(shard: _Shard, report: Report) -> None:
     """Let the shard appear; what it holds is told last, so that nothing is believed too early."""
-    with _unfinished(shard).open("rb+") as file:
-        os.fsync(file.fileno())  # or a power cut leaves a renamed, empty file
+    _sync(_unfinished(shard))  # or a power cut leaves a renamed, empty file
     _unfinished(shard).replace(shard.pixels)
-    files.write_json(shard.notes, {"fingerprint": shard.fingerprint, **vars(report)})
+    files.write_json(shard.notes, {"fingerprint": shard.fingerprint, "photographs": report.rows})
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def _write_header(file: BinaryIO, count: int, size: int) -> None:
@@ -365,13 +427,13 @@ def _all_decoded(todo: Iterable[Entry], size: int) -> Iterator[Iterator[_Decoded
 
 def _in_order(pool: ThreadPoolExecutor, todo: Iterable[Entry], size: int) -> Iterator[_Decoded]:
     """Never more than a few photographs ahead, so that memory does not grow with the set."""
-    ahead: deque[Future[_Decoded]] = deque()
-    for entry in todo:
-        ahead.append(pool.submit(_decode, entry, size))
-        if len(ahead) > AHEAD * _workers():
-            yield ahead.popleft().result()
+    left, ahead = iter(todo), deque[Future[list[_Decoded]]]()
+    while run := list(islice(left, RUN)):
+        ahead.append(pool.submit(_decode_all, run, size))
+        if len(ahead) * RUN >= AHEAD * _workers():
+            yield from ahead.popleft().result()
     while ahead:
-        yield ahead.popleft().result()
+        yield from ahead.popleft().result()
 
 
 def _workers() -> int:
@@ -381,17 +443,32 @@ def _workers() -> int:
     return os.cpu_count() or 1
 
 
-def _decode(entry: Entry, size: int) -> _Decoded:
-    """Hash a file and make it a square, or say why there is none."""
-    name = _text(entry.name)
-    if entry.size > MOST_BYTES:
-        return _Decoded(name, b"", f"it has {readable(entry.size)}, more than any photograph")
-    with _one_large_file if entry.size > LARGE_BYTES else nullcontext():
+def _decode_all(run: Sequence[Entry], size: int) -> list[_Decoded]:
+    return [_decode(photo, size) for photo in run]
+
+
+def _decode(photo: Entry, size: int) -> _Decoded:
+    """Read a file and make it a square, or say why there is none."""
+    if photo.size > MOST_BYTES:
+        reason = f"it has {readable(photo.size)}, more than any photograph"
+        return _Decoded(photo, (0, 0), reason)
+    with _one_at_a_time(photo):
         try:
-            content = entry.read()
+            content = photo.read()
         except Exception as error:  # a damaged member makes its decompressor raise almost anything
-            return _Decoded(name, b"", _text(f"it cannot be read ({error})"))
-        return _Decoded(name, hashlib.sha256(content).digest(), _square(content, size, name))
+            return _Decoded(photo, (0, 0), _text(f"it cannot be read ({error})"))
+        crc = zlib.crc32(content) if photo.crc32 is None else photo.crc32
+        return _Decoded(photo, (len(content), crc), _square(content, size, _text(photo.name)))
+
+
+def _digest(photo: Entry) -> bytes:
+    with _one_at_a_time(photo):
+        return hashlib.sha256(photo.read()).digest()
+
+
+def _one_at_a_time(photo: Entry) -> AbstractContextManager[Any]:
+    """What a large file is read and held in."""
+    return _one_large_file if photo.size > LARGE_BYTES else nullcontext()
 
 
 def _square(content: bytes, size: int, name: str) -> Square | str:

@@ -33,6 +33,8 @@ class Range:
 Weight = Annotated[float, Range(0)]
 Count = Annotated[int, Range(1)]
 Pixels = Annotated[int, Range(32, 4096)]
+Judged = Annotated[int, Range(48, 4096)]  # pixels; below, a picture is nearly all border
+Strength = Annotated[float, Range(0.001, 1000)]
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Style:
 
     image: str  # a path, a name of the catalogue, or a URL with #sha256=
     size: Pixels = 512  # short side, pixels
+    strength: Strength = 1.0  # times style_weight: the one knob of a style
     content_weight: Weight = 1.0
     style_weight: Annotated[float, Range(0.001)] = 12.0
     variation_weight: Weight = 0.0
@@ -80,13 +83,14 @@ class Network:
     width: Annotated[int, Range(1, 512)]  # channels of the first layer
     blocks: Annotated[int, Range(0, 64)]  # residual blocks
     downsampling: Literal["stride", "max_pool"]
-    upsampling: Literal["folded", "transposed"]
+    upsampling: Literal["bilinear", "folded", "transposed"]
 
 
 @dataclass(frozen=True)
 class Train:
     """How long, on what and how fast to learn."""
 
+    init: str  # what training begins with: base, scratch, or a version such as great-wave@3
     steps: Count | None  # exactly one of steps and epochs is given
     epochs: Annotated[float, Range(0.001)] | None
     batch_size: Count
@@ -100,6 +104,11 @@ class Train:
     sample_every: Count
 
     def __post_init__(self) -> None:
+        if not re.fullmatch(r"base|scratch|[a-z0-9-]+@[1-9][0-9]*", self.init):
+            raise ParamsError(
+                "train: init: expected base, scratch, or a registered version such as "
+                f"great-wave@3, got {self.init!r}."
+            )
         if (self.steps is None) == (self.epochs is None):
             raise ParamsError(
                 "train: expected either steps or epochs, the other one null; "
@@ -114,9 +123,37 @@ class Train:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """How the held-out photographs are judged."""
+    """At which sizes the held-out photographs are judged."""
 
-    size: Pixels  # side of the judged squares, pixels
+    sizes: tuple[
+        Judged, ...
+    ]  # sides of the judged squares, pixels; the smallest makes the headlines
+
+    def __post_init__(self) -> None:
+        if not self.sizes or len(set(self.sizes)) < len(self.sizes):
+            raise ParamsError(
+                f"evaluate: sizes: expected one size or several different ones, "
+                f"got {list(self.sizes)}."
+            )
+
+
+@dataclass(frozen=True)
+class Gatys:
+    """How long, and on what, the pixels themselves are optimised for comparison."""
+
+    photographs: Count  # the first so many of the held-out ones
+    size: Pixels  # side of the optimised squares, pixels
+    iterations: Count  # of L-BFGS
+
+
+@dataclass(frozen=True)
+class Gate:
+    """The most that a version may measure and still become champion; null is no limit."""
+
+    grid_ratio: Weight | None = None  # a checkerboard's peak, over the photograph's own
+    border_ratio: Weight | None = None  # the error along the border over that inside
+    clipped: Weight | None = None  # the share of pixels whose every channel is at its end
+    flat: Weight | None = None  # the share of the area in which nothing happens
 
 
 @dataclass(frozen=True)
@@ -127,6 +164,7 @@ class Recipe:
     network: Network
     train: Train
     evaluate: Evaluate
+    gatys: Gatys
 
 
 @dataclass(frozen=True)
@@ -136,6 +174,7 @@ class Params:
     recipe: str
     styles: Mapping[str, Style]
     loss: Loss
+    gate: Gate
     recipes: Mapping[str, Recipe]
 
     def __post_init__(self) -> None:
@@ -203,9 +242,8 @@ def read(kind: Any, value: Any, where: str) -> Any:
     if origin is Literal:
         return _read_choice(arguments, value, where)
     if origin is tuple:
-        items = [value] if isinstance(value, str) else value  # one need not be written as a list
-        items = _expect(list, items, where, "a text or a list of texts")
-        return tuple(read(str, item, where) for item in items)
+        items = value if isinstance(value, list) else [value]  # one need not be written as a list
+        return tuple(read(arguments[0], item, where) for item in items)
     if origin is Mapping:
         pairs = _expect(dict, value, where, "a mapping of names").items()
         return {read(str, k, where): read(arguments[1], v, f"{where}: {k}") for k, v in pairs}

@@ -5,6 +5,7 @@ only where the store must be asked: ``fetch`` answers from the shelf when it can
 """
 
 import contextlib
+import getpass
 import json
 import os
 import shutil
@@ -14,14 +15,15 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from fnst import checkpoint, store
+from fnst import checkpoint, files, gate, store
 from fnst.errors import RegistryError
+from fnst.gate import Measured, Verdict
 from fnst.params import nearest, project_root
 from fnst.shelf import Model, Shelf
 
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
 PREFIX = "fnst-"
 CHAMPION = "champion"
 HASH = "weights_sha256"
+GATE, FORCED = "gate", "forced"  # tags: the verdict, and who overrode it
 HELD_OUT = "held_out."  # prefix of the tags that hold the held-out numbers
+PHOTOGRAPHS = "results/photographs.csv"  # among a run's files: what each photograph scored
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second for an alias
 MOST = 1000  # of anything that is listed at once
 
@@ -58,13 +62,16 @@ class Version:
             if name.startswith(HELD_OUT)
         }
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """What the gate said about it; None before it was asked."""
+        written = self.tags.get(GATE)
+        return gate.read(written) if written else None
 
-@dataclass(frozen=True)
-class Gate:
-    """Whether a version became champion, and why."""
-
-    passed: bool
-    reason: str
+    @property
+    def forced(self) -> str | None:
+        """Who made it champion against the gate, when, and what the gate had said."""
+        return self.tags.get(FORCED)
 
 
 def register(
@@ -121,6 +128,11 @@ def _cross_reference(client: "MlflowClient", version: Version, model_id: str) ->
     became = [{"name": PREFIX + version.style, "version": str(version.number)}]
     client.set_logged_model_tags(model_id, {"mlflow.modelVersions": json.dumps(became)})
     client.update_run(version.run_id, name=f"{version.style} v{version.number}")
+    _write_note(client, version)
+
+
+def _write_note(client: "MlflowClient", version: Version) -> None:
+    """Show the card, with the before/after sheet, on the UI's page of the run."""
     sheet = f"get-artifact?path=results%2Fsheet.jpg&run_uuid={version.run_id}"
     summary, _, rest = version.card.partition("\n\n")
     note = f"{summary}\n\n![before and after]({sheet})\n\n{rest}"
@@ -195,24 +207,50 @@ def _requirements() -> list[str]:
     return [f"{name}=={version(name).partition('+')[0]}" for name in core]
 
 
-def promote(style: str, number: int) -> Version:
+def promote(style: str, number: int, *, force: bool = False) -> Version:
     """Make a version its style's champion, the one that is used when none is named.
 
+    Args:
+        style: the name of the style.
+        number: the version.
+        force: do it although the gate refused the version, and write on it who did so.
+
     Raises:
-        RegistryError: when there is no such style or version, or the store does not answer.
+        RegistryError: when the gate refused it, there is no such style or version, or the store
+            does not answer.
     """
     client = store.connect()
+    name = PREFIX + style
     with store.asked():
-        _get(client, style, number)
-        client.set_registered_model_alias(PREFIX + style, CHAMPION, str(number))
+        version = _get(client, style, number)
+        verdict = version.verdict
+        refused = verdict is not None and verdict.word == gate.REFUSED
+        if refused and not force:
+            raise RegistryError(
+                f"{style} version {number} was {verdict}; "
+                f"`fnst promote {number} --style {style} --force` makes it champion all the same."
+            )
+        client.set_registered_model_alias(name, CHAMPION, str(number))
+        if refused:
+            moment = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+            told = f"by {_user()} on {moment}, although it was {verdict}"
+            client.set_model_version_tag(name, str(number), FORCED, told)
         return _get(client, style, number)
 
 
-def gate(candidate: Version) -> Gate:
-    """Promote a new version if it is no worse than the champion on the same held-out photographs.
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user may have no name
+        return f"user {os.getuid()}"
 
-    The first version of a style is its champion in any case. Versions that were judged on other
-    photographs, or by another loss, cannot be compared; then the champion stays.
+
+def judge(candidate: Version, limits: Mapping[str, float | None]) -> Verdict:
+    """Make a new version champion if the gate lets it pass, and write the verdict on it.
+
+    Args:
+        candidate: the version.
+        limits: the most that a metric may be, see ``gate.judge``.
 
     Raises:
         RegistryError: when the store does not answer.
@@ -220,28 +258,45 @@ def gate(candidate: Version) -> Gate:
     client = store.connect()
     name, number = PREFIX + candidate.style, str(candidate.number)
     with store.asked():
-        verdict = _judge(candidate, _champion(client, candidate.style))
+        champion = _champion(client, candidate.style)
+        if champion and champion.number == candidate.number:  # interrupted before it was written
+            verdict = Verdict(gate.PASSED, "it is the champion already")
+        else:
+            verdict = gate.judge(
+                _measured(client, candidate),
+                _measured(client, champion) if champion else None,
+                limits,
+            )
         if verdict.passed:
             client.set_registered_model_alias(name, CHAMPION, number)
-        client.set_model_version_tag(name, number, "gate", verdict.reason)
+        card = f"{candidate.card.rstrip()}\n\n## Gate\n\n{verdict}\n"
+        client.update_model_version(name, number, description=card)
+        _write_note(client, replace(candidate, card=card))
+        client.set_model_version_tag(name, number, GATE, str(verdict))
     return verdict
 
 
-def _judge(candidate: Version, champion: Version | None) -> Gate:
-    if champion is None:
-        return Gate(True, "champion: the first version of its style")
-    if champion.number == candidate.number:
-        return Gate(True, "champion already")
-    if candidate.tags.get("judged_by") != champion.tags.get("judged_by"):
-        return Gate(
-            False,
-            f"not champion: version {champion.number} was judged on other photographs or by "
-            "another loss, so their numbers cannot be compared",
-        )
-    ours, theirs = candidate.metrics["total"], champion.metrics["total"]
-    sign = "<=" if ours <= theirs else ">"
-    compared = f"held-out total {ours:.4g} {sign} {theirs:.4g} of version {champion.number}"
-    return Gate(ours <= theirs, f"{'champion' if ours <= theirs else 'not champion'}: {compared}")
+def _measured(client: "MlflowClient", version: Version) -> Measured:
+    return Measured(
+        version.number,
+        version.tags.get("judged_by", ""),
+        version.metrics,
+        _totals(client, version.run_id),
+    )
+
+
+def _totals(client: "MlflowClient", run_id: str) -> list[float]:
+    """The total of each held-out photograph, from the run's table; none where that is lost."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            table = Path(client.download_artifacts(run_id, PHOTOGRAPHS, scratch))
+            rows = files.read_rows(table)
+        # those of the first size, which the total is of
+        return [float(r["total"]) for r in rows if r.get("size") == rows[0].get("size")]
+    except (MlflowException, OSError, KeyError, ValueError):
+        return []
 
 
 def _champion(client: "MlflowClient", style: str) -> Version | None:

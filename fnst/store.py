@@ -31,7 +31,7 @@ VIEW = "fnst"
 COLUMNS = (
     *(f"attributes.`{name}`" for name in ("Created", "Duration", "Models")),
     *(f"metrics.`held_out/{name}`" for name in ("content", "style", "total", "relative_total")),
-    *(f"params.`{name}`" for name in ("recipe", "style.style_weight", "train.steps")),
+    *(f"params.`{name}`" for name in ("recipe", "style.strength", "train.steps")),
 )
 ABOUT = {
     "mlflow.experimentKind": "custom_model_development",

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def main() -> None:
     """Judge the style named on the command line."""
     name = style_named()
     wanted = params.load()
-    size = wanted.chosen.evaluate.size
+    sizes = wanted.chosen.evaluate.sizes
     picture = build.only_file(DATA / "raw" / "styles" / name)
     vgg = build.only_file(DATA / "raw" / "network")
     where = device()
@@ -38,21 +39,21 @@ def main() -> None:
     report = files.read_json(DATA / "photos" / "report.json")
     names = [photo["name"] for photo in report["held_out"]["kept"]]
 
+    painting = build.painting(picture, wanted.style(name).size).to(where)
     scores = []
-    with watch(f"evaluate {name}", len(photos)) as update:
-        held_out = (
-            (label, images.fit(photo.to(where), size)) for label, photo in _all(photos, names)
-        )
-        for score in evaluation.evaluate(network, loss, held_out):
+    with watch(f"evaluate {name}", len(photos) * len(sizes)) as update:
+        for score in evaluation.evaluate(
+            partial(stylize, network), loss, painting, _all(photos, names), sizes
+        ):
             scores.append(score)
-            update(len(scores), f"total {score.total:.3f}")
+            update(len(scores), f"total {score.values['total']:.3f}")
 
     results = DATA / "results" / name
-    metrics = evaluation.summarize(scores)
+    metrics = evaluation.metrics(scores)
     judge = {
         "loss": asdict(wanted.loss),
         "style": asdict(wanted.style(name)),
-        "size": size,
+        "sizes": sizes,
         "hashes": [files.sha256(picture), files.sha256(vgg)],
         "photographs": [report["size"], report["held_out"]],
     }
@@ -61,11 +62,10 @@ def main() -> None:
     files.write_json(results / "judged_by.json", {"sha256": _digest(judge)})
     rows = [
         (
-            f"{s.photo}: content {s.content:.3f}, style {s.style:.3f}, total {s.total:.3f}, "
-            f"{s.relative_total:.0%} of the photograph's own",
+            f"{label}",
             (photo, stylize(network, photo)),
         )
-        for s, (_, photo) in zip(scores[:SHOWN], _all(photos, names), strict=False)
+        for _, (label, photo) in zip(range(SHOWN), _all(photos, names), strict=False)
     ]
     sheet = images.sheet(rows, ("photograph", name))
     images.save(images.Picture(sheet), results / "sheet.jpg")

@@ -1,11 +1,11 @@
-"""Fetch: photographs, style pictures and the loss network, each verified, into data/raw/."""
+"""Fetch: photographs, paintings, the loss network and the network to begin with, into data/raw/."""
 
 import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from fnst import files, needs, params, selection, sources
+from fnst import checkpoint, files, needs, params, registry, selection, sources
 from fnst.assets import Progress
 from fnst.progress import transfers
 from stages import run
@@ -29,7 +29,8 @@ def main() -> None:
         for name, style in wanted.styles.items():
             _alone(style.image, RAW / "styles" / name, progress)
         _alone(wanted.loss.network, RAW / "network", progress)
-    print(f"fetch: photographs, style pictures and the loss network are in {RAW}/")
+    lay_start(wanted.chosen.train.init)
+    print(f"fetch: photographs, style pictures and the networks are in {RAW}/")
 
 
 def _check_room(wanted: params.Params) -> None:
@@ -47,6 +48,27 @@ def _photos(
 
 def _alone(source: str, folder: Path, progress: Progress) -> None:
     sources.keep_only(sources.bring(source, folder, progress=progress), folder)
+
+
+def lay_start(init: str) -> None:
+    """Lay the checkpoint that training begins with ready; nothing for ``scratch``."""
+    folder = RAW / "init"
+    folder.mkdir(parents=True, exist_ok=True)
+    source = _checkpoint(init)
+    for name in (checkpoint.WEIGHTS, checkpoint.CARD):
+        if source:
+            files.write(folder / name, (source / name).read_bytes())
+        else:
+            (folder / name).unlink(missing_ok=True)
+
+
+def _checkpoint(init: str) -> Path | None:
+    if init == "scratch":
+        return None
+    if init == "base":
+        return checkpoint.BASE
+    style, _, number = init.partition("@")
+    return registry.fetch(style, number=int(number)).folder
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Prepare: photographs decoded once, into a packed set to train on and one to judge by."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fnst import collection, files, packing, params
+from fnst import collection, files, memory, packing, params
 from fnst.errors import ImageError
 from fnst.progress import watch
 from stages import run
@@ -15,9 +15,10 @@ RAW, PACKED = Path("data/raw/photos"), Path("data/photos")
 def main() -> None:
     """Pack the held-out photographs, then all others; what could not be used is listed."""
     size = params.load().chosen.photos.size
-    held_out = _pack("held_out", size, without=())
-    train = _pack("train", size, without=held_out.hashes)
-    report = {"size": size, "held_out": vars(held_out), "train": vars(train)}
+    memory.hold()
+    held_out = _pack("held_out", size)
+    train = _pack("train", size, without=[held_out])
+    report = {"size": size, "held_out": held_out.as_json(), "train": train.as_json()}
     files.write_json(PACKED / "report.json", report)
     for name, packed in (("train", train), ("held_out", held_out)):
         left_out = f", {len(packed.left_out)} left out" if packed.left_out else ""
@@ -25,7 +26,7 @@ def main() -> None:
     print(f"prepare: which, and what was left out and why, in {PACKED}/report.json")
 
 
-def _pack(name: str, size: int, without: Iterable[str]) -> packing.Report:
+def _pack(name: str, size: int, without: Sequence[packing.Report] = ()) -> packing.Report:
     found = [
         entry
         for lot in _chosen()[name]

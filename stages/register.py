@@ -5,10 +5,11 @@ store is filled again from data/.
 """
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fnst import checkpoint, files, images, journal, registry, tracking
+from fnst import checkpoint, files, images, journal, params, registry, tracking
 from fnst.registry import Version
 from stages import run, style_named
 
@@ -25,9 +26,11 @@ def main() -> None:
         print(f"register {name}: version {version.number} has these weights already")
     else:
         version = _register(name, card, models, results)
-    if "gate" not in version.tags:  # new, or an earlier run was interrupted right here
-        print(f"register {name}: version {version.number}, {registry.gate(version).reason}")
+    verdict = version.verdict
+    if not verdict:  # new, or an earlier run was interrupted right here
+        verdict = registry.judge(version, asdict(params.load().gate))
     _record(results, version, card["weights_sha256"])
+    print(f"register {name}: version {version.number} {verdict}")
 
 
 def _register(name: str, card: dict[str, Any], models: Path, results: Path) -> Version:
@@ -109,8 +112,8 @@ untouched photographs score
 ## How it was made
 
 {trained["steps"]} steps on {trained["photographs"]} photographs, recipe `{tags["recipe"]}`, \
-content weight {style["content_weight"]:g}, style weight {style["style_weight"]:g}, loss network \
-`{loss["network"]}`.
+strength {style.get("strength", 1):g} (content weight {style["content_weight"]:g}, style weight \
+{style["style_weight"]:g}), loss network `{loss["network"]}`.
 
 {origin}
 - weights_sha256: `{card["weights_sha256"]}`

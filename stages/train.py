@@ -40,7 +40,7 @@ from stages import run, style_named
 Photo = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
 
 DATA = Path("data")
-FORMAT = 2  # raised when the same params, or a state, no longer mean the same training
+FORMAT = 3  # raised when the same params, or a state, no longer mean the same training
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,14 @@ def main() -> None:
 def _train(name: str, wanted: params.Params) -> None:
     picture = build.only_file(DATA / "raw" / "styles" / name)
     vgg = build.only_file(DATA / "raw" / "network")
-    parts = _assemble(wanted, wanted.style(name), picture, vgg)
+    begin = DATA / "raw" / "init" if wanted.chosen.train.init != "scratch" else None
+    parts = _assemble(wanted, wanted.style(name), picture, vgg, begin)
     described = _describe(wanted, name)
     hashes = {
         "style_sha256": files.sha256(picture),
         "loss_network_sha256": files.sha256(vgg),
         "photographs_sha256": files.sha256(DATA / "photos" / "report.json"),
+        **({"init_sha256": files.sha256(begin / checkpoint.WEIGHTS)} if begin else {}),
     }
     shown = {**described, "photos": asdict(wanted.chosen.photos)}
     lineage = tracking.lineage()
@@ -131,10 +133,12 @@ def _train(name: str, wanted: params.Params) -> None:
     print(f"train {name}: model, loss curve and samples in {DATA / 'models' / name}/")
 
 
-def _assemble(wanted: params.Params, style: params.Style, picture: Path, vgg: Path) -> Parts:
+def _assemble(
+    wanted: params.Params, style: params.Style, picture: Path, vgg: Path, begin: Path | None
+) -> Parts:
     plan, where = wanted.chosen.train, device()
     dtype = training.choose_dtype(plan.precision, where)
-    network = build.network(wanted.chosen.network, seed=plan.seed).to(where)
+    network = build.network(wanted.chosen.network, seed=plan.seed, start=begin).to(where)
     loss = build.loss(wanted.loss, style, picture=picture, vgg=vgg, device=where, dtype=dtype)
     photos = Photos(DATA / "photos" / "train").on(where)
     return Parts(

@@ -1,17 +1,21 @@
 """params.yaml's values arrive in the parts that they are meant for."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.testing import assert_close
 
-from fnst import build, features, images, params
+from fnst import build, checkpoint, features, images, params
 from fnst.errors import CheckpointError, ImageError, ParamsError
 from fnst.images import Picture
-from fnst.losses import gram_matrix
+from fnst.losses import Weights, moments
 
 SHAPE = params.Network(width=4, blocks=1, downsampling="max_pool", upsampling="transposed")
 LOSS = params.Loss("small", "relu2_1", {"relu1_1": 0.5, "relu3_1": 0.25})
-STYLE = params.Style("wave.png", 48, 2.0, 3.0, 5.0)
+STYLE = params.Style(
+    "wave.png", size=48, content_weight=2.0, style_weight=3.0, variation_weight=5.0
+)
 
 
 @pytest.fixture
@@ -50,6 +54,30 @@ def test_its_weights_depend_on_the_seed_alone():
     assert not torch.equal(weights_of(build.network(SHAPE, seed=4)), one)
 
 
+def test_a_network_begins_with_the_weights_of_another(tmp_path):
+    other = build.network(SHAPE, seed=9)
+    checkpoint.save(tmp_path, other, style="any", training={})
+    begun = build.network(SHAPE, seed=0, start=tmp_path)
+    assert torch.equal(weights_of(begun), weights_of(other))
+    assert all(weights.requires_grad for weights in begun.parameters())
+
+
+def test_a_network_of_another_shape_is_nothing_to_begin_with(tmp_path):
+    checkpoint.save(tmp_path, build.network(SHAPE, seed=0), style="any", training={})
+    wider = dataclasses.replace(SHAPE, width=8)
+    with pytest.raises(ParamsError, match=r"begin with is .*'width': 4.* wants .*'width': 8"):
+        build.network(wider, seed=0, start=tmp_path)
+
+
+def test_the_base_fits_the_recipe_that_begins_with_it():
+    recipe = params.load().recipes["laptop"]
+    assert recipe.train.init == "base"
+    begun = build.network(recipe.network, seed=0, start=checkpoint.BASE)
+    assert weights_of(begun).isfinite().all()
+    size = (checkpoint.BASE / checkpoint.WEIGHTS).stat().st_size
+    assert size <= 4_000_000
+
+
 def test_building_leaves_everybody_elses_random_numbers_alone():
     torch.manual_seed(5)
     known = torch.rand(3)
@@ -69,11 +97,16 @@ def test_every_value_of_the_loss_is_in_its_place(picture, small_vgg_file):
     assert (weights.content, weights.style, weights.variation) == (2.0, 3.0, 5.0)
 
 
+def test_strength_multiplies_what_the_painting_counts_and_nothing_else():
+    stronger = dataclasses.replace(STYLE, strength=4.0)
+    assert build.weights(stronger) == Weights(content=2.0, style=12.0, variation=5.0)
+
+
 def test_the_target_is_the_painting_at_its_size(picture, small_vgg_file):
     loss = made(picture, small_vgg_file)
     painting = images.fit(images.load(picture).rgb, 48)
     maps = features.load(small_vgg_file)(painting, ["relu3_1"])["relu3_1"]
-    assert_close(loss.get_buffer("gram_relu3_1"), gram_matrix(maps))
+    assert_close(loss.get_buffer("covariance_relu3_1"), moments(maps).covariance)
 
 
 def test_the_loss_network_convolves_in_the_precision_that_was_chosen(picture, small_vgg_file):

@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
 from fnst import checkpoint, files
 from fnst.errors import CheckpointError
@@ -66,6 +67,14 @@ def test_memory_layout_is_no_part_of_the_model(folder, network, tmp_path):
     checkpoint.save(tmp_path / "again", network, style="wave", training=TRAINING)
     again = checkpoint.read_card(tmp_path / "again")
     assert again["weights_sha256"] == checkpoint.read_card(folder)["weights_sha256"]
+
+
+def test_weights_may_be_kept_in_half_the_space(network, tmp_path):
+    checkpoint.save(tmp_path, network, style="any", training={}, dtype=torch.float16)
+    again = checkpoint.load(tmp_path).network
+    for ours, theirs in zip(again.parameters(), network.parameters(), strict=True):
+        assert ours.dtype == torch.float32
+        assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_weights_are_kept_in_float32(network, tmp_path):

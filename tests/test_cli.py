@@ -1,5 +1,6 @@
 """The command line, on a real sqlite store that holds two versions of a tiny style."""
 
+import getpass
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 Usage = namedtuple("Usage", "total used free")
-COMMANDS = ("stylize", "models", "show", "promote", "ui", "needs", "summary")
+GATE = {1: "passed: the first version of its style", 2: "refused: worse than version 1"}
+COMMANDS = ("stylize", "models", "show", "promote", "ui", "needs", "sweep", "summary")
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +53,7 @@ def projects(tmp_path_factory):
                     style="ink",
                     run_id=run.id,
                     metrics={"content": 0.5, "style": 0.75, "total": 9.5, "relative_total": 0.25},
-                    tags={"gate": f"gate of {number}"},
+                    tags={"gate": GATE[number]},
                     card=f"# ink\n\nThe card [of] version {number}.",
                 )
         registry.promote("ink", 1)
@@ -217,6 +220,78 @@ def test_a_model_that_is_damaged_in_the_store_too_is_refused(fnst, place):
     assert not Path("photo-ink-v1.jpg").exists()
 
 
+# --- controls -------------------------------------------------------------------------------------
+
+
+def pixels(path):
+    return np.asarray(Image.open(path).convert("RGB")).astype(int)
+
+
+def test_each_control_changes_the_picture_and_its_name(fnst):
+    colours = np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
+    Image.fromarray(colours).save("bright.png")
+    Image.new("L", (2, 1)).save("black.png")
+    fnst("stylize", "bright.png")
+    plain = pixels("bright-ink-v1.png")
+    for words, name in (
+        ("--strength 0.5", "bright-ink-v1-strength0.5.png"),
+        ("--strength 1.5", "bright-ink-v1-strength1.5.png"),
+        ("--keep-colors", "bright-ink-v1-colors.png"),
+        ("--stroke-size 2", "bright-ink-v1-stroke2.png"),
+        ("--mask black.png", "bright-ink-v1-masked.png"),
+        ("--blend ink@1:3,ink@2", "bright-ink-v1-0.75-ink-v2-0.25.png"),
+    ):
+        fnst("stylize", "bright.png", *words.split())
+        assert size_and_format(name) == ((34, 21), "PNG")
+        assert np.abs(pixels(name) - plain).max() > 3
+
+
+def test_memory_may_be_limited_and_too_little_is_said_with_the_photo(fnst):
+    colours = np.random.default_rng(0).integers(0, 256, (21, 34, 3), dtype=np.uint8)
+    Image.fromarray(colours).save("bright.png")
+    fnst("stylize", "bright.png", "--max-memory", "2GB")
+    said = fnst("stylize", "bright.png", "-o", "small.png", "--max-memory", "1kB", code=1)
+    assert "bright.png: a picture of 34x21 takes at least" in said.err
+    assert not Path("small.png").exists()
+    said = fnst("stylize", "bright.png", "--max-memory", "lots", code=1)
+    assert "expected a size such as 2GB or 512MiB, got 'lots'" in said.err
+
+
+def test_strength_0_and_a_black_mask_leave_the_photo_as_it_was(fnst):
+    Image.new("L", (2, 1)).save("black.png")
+    fnst("stylize", "other.png", "--strength", "0", "-o", "a.png")
+    fnst("stylize", "other.png", "--mask", "black.png", "-o", "b.png")
+    for result in ("a.png", "b.png"):
+        assert np.array_equal(pixels(result), pixels("other.png"))
+
+
+def test_a_masked_picture_keeps_its_transparency(fnst):
+    Image.new("RGBA", (20, 16), (200, 100, 50, 77)).save("clear.png")
+    Image.new("L", (2, 1), 255).save("white.png")
+    fnst("stylize", "clear.png", "--mask", "white.png", "-o", "result.png")
+    assert Image.open("result.png").getchannel("A").getextrema() == (77, 77)
+
+
+def test_a_blend_says_what_it_is_made_of(fnst):
+    said = fnst("stylize", "photo.jpg", "--blend", "ink@champion:0.7, ink@2:0.3")
+    assert said.out == (
+        "Stylized with 70% ink version 1 and 30% ink version 2: photo-ink-v1-0.7-ink-v2-0.3.jpg\n"
+    )
+
+
+def test_versions_and_the_photo_stand_side_by_side_on_a_sheet(fnst):
+    said = fnst("stylize", "other.png", "-m", "2,1,2", "--compare")
+    assert said.out == (
+        "Stylized with ink version 2, ink version 1: other-ink-v2-ink-v1-compare.png\n"
+    )
+    for number in (1, 2):
+        fnst("stylize", "-m", number, "other.png")
+    sheet = pixels("other-ink-v2-ink-v1-compare.png")
+    for index, name in enumerate(("other.png", "other-ink-v2.png", "other-ink-v1.png")):
+        left = 16 + index * (34 + 16)
+        assert np.abs(sheet[34:55, left : left + 34] - pixels(name)).max() <= 1
+
+
 # --- what goes wrong is one sentence --------------------------------------------------------------
 
 
@@ -236,9 +311,18 @@ def test_a_model_that_is_damaged_in_the_store_too_is_refused(fnst, place):
         ("stylize photo.jpg -o other.png", "other.png is there already; say --overwrite"),
         ("stylize photo.jpg -o x.gif", "x.gif: expected an ending that fnst writes"),
         ("stylize photo.jpg -o text.jpg/in/x.png", "text.jpg/in: this folder cannot be made"),
+        ("stylize photo.jpg --mask text.jpg", "text.jpg: this is not a picture that can be read."),
+        ("stylize photo.jpg --mask no.png", "no.png: there is no such file."),
+        ("stylize photo.jpg --blend ink", "expected at least two styles to blend"),
+        ("stylize photo.jpg --blend ink:x,ink", "expected a style and its weight above 0"),
+        ("stylize photo.jpg --blend ink,inc", "no registered style 'inc'; did you mean 'ink'?"),
+        ("stylize photo.jpg --blend ink@7,ink", "Style ink has no version 7; its versions: 1, 2."),
+        ("stylize photo.jpg -m 1,7", "Style ink has no version 7; its versions: 1, 2."),
         ("show -m 7", "Style ink has no version 7; its versions: 1, 2."),
         ("show -a best", "Style ink has no alias 'best'; its versions: 2, 1."),
         ("promote 7", "Style ink has no version 7; its versions: 1, 2."),
+        ("sweep --strengths 1,0", "--strengths: expected 0.001 to 1000, got 0.0."),
+        ("sweep -s inc", "there is no style 'inc'"),
         ("models -s inc", "no registered style 'inc'; did you mean 'ink'?"),
         ("summary", "Nothing is registered from this folder yet; run `dvc repro` first."),
     ],
@@ -259,9 +343,16 @@ def test_an_error_is_one_sentence_and_nothing_is_written(fnst, words, sentence):
         ("stylise photo.jpg", "Did you mean 'stylize'?"),
         ("stylize", "Missing argument 'PHOTO'"),
         ("stylize photo.jpg --model-versions 1", "No such option: --model-versions"),
-        ("stylize photo.jpg -m 0", "greater than or"),
-        ("stylize photo.jpg -m one", "valid integer"),
+        ("sweep --strengths 1,strong", "expected numbers such as 0.5,1,2, got '1,strong'"),
+        ("stylize photo.jpg -m 0", "expected a version such as 3, or several as 1,2, got 0"),
+        ("stylize photo.jpg -m 1,", "expected a version such as 3, or several as 1,2, got 1,"),
+        ("stylize photo.jpg -m one", "expected a version such as 3, or several as 1,2, got one"),
+        ("show -m one", "valid integer"),
         ("stylize photo.jpg -m 1 -a champion", "either --model-version or --alias"),
+        ("stylize photo.jpg -m 1 --blend ink@1,ink@2", "either --model-version or --blend"),
+        ("stylize photo.jpg -s ink --blend ink@1,ink@2", "either --style or --blend"),
+        ("stylize photo.jpg --strength 2", "less than or equal to 1.5"),
+        ("stylize photo.jpg --stroke-size 0", "'--stroke-size'"),
         ("stylize photo.jpg other.png -o one.png", "one.png is one file, but there are 2 photos"),
     ],
 )
@@ -334,10 +425,10 @@ def test_even_the_unexpected_is_one_sentence(fnst, place):
 
 def test_models_are_listed_whole_where_nobody_watches(fnst):
     heading, newest, oldest, *rest = fnst("models").out.splitlines()
-    assert heading.split()[:4] == ["style", "version", "alias", "registered"]
-    assert heading.split()[4:] == ["content", "style", "loss", "total"]
+    assert heading.split()[:4] == ["style", "version", "alias", "gate"]
+    assert heading.split()[4:] == ["registered", "content", "style", "loss", "total"]
     assert newest.split()[:2] == ["ink", "2"]
-    assert oldest.split()[:3] == ["ink", "1", "champion"]
+    assert oldest.split()[:4] == ["ink", "1", "champion", "passed"]
     assert oldest.split()[-4:] == ["0.500", "0.750", "9.500", "(25%)"]
     assert "held-out photographs" in rest[-1]
 
@@ -347,6 +438,7 @@ def test_models_as_json_are_for_programs(fnst):
     assert (newest["style"], newest["version"], newest["aliases"]) == ("ink", 2, [])
     assert (oldest["version"], oldest["aliases"]) == (1, ["champion"])
     assert oldest["metrics"]["total"] == 9.5
+    assert (newest["gate"], newest["forced"]) == (GATE[2], None)
 
 
 @pytest.mark.parametrize(
@@ -355,15 +447,33 @@ def test_models_as_json_are_for_programs(fnst):
 def test_show_has_the_card_of_each_version(fnst, words, number):
     said = fnst("show", *words.split()).out
     assert f"ink version {number}" in said
-    assert f"gate of {number}" in said
+    assert f"gate: {GATE[number]}\n" in said
     assert f"The card [of] version {number}." in said
 
 
 def test_promote_moves_the_champion(fnst):
     fnst("stylize", "photo.jpg")
-    assert fnst("promote", "2").out == "ink: version 2 is the champion now\n"
+    assert fnst("promote", "2", "--force").out == "ink: version 2 is the champion now\n"
     assert "version 2 (champion)" in fnst("show").out
     assert "ink version 2" in fnst("stylize", "photo.jpg").out
+    assert fnst("promote", "1").out == "ink: version 1 is the champion now\n"
+
+
+def test_what_the_gate_refused_is_promoted_only_by_force_which_is_written_down(fnst):
+    said = fnst("promote", "2", code=1)
+    assert said.err == (
+        "error: ink version 2 was refused: worse than version 1; "
+        "`fnst promote 2 --style ink --force` makes it champion all the same.\n"
+    )
+    assert "version 1 (champion)" in fnst("show").out
+    fnst("promote", "2", "--force")
+    newest = json.loads(fnst("models", "--json").out)[0]
+    written = newest["forced"]
+    assert written.startswith(f"by {getpass.getuser()} on {datetime.now(UTC).year}-")
+    assert written.endswith("although it was refused: worse than version 1")
+    assert f"made champion {written}\n" in fnst("show").out
+    newest, _ = fnst("models").out.splitlines()[1:3]
+    assert newest.split()[:4] == ["ink", "2", "champion", "forced"]
 
 
 def test_summary_says_what_was_made_and_what_to_do_next(fnst, place):

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 
 import pytest
 
@@ -70,6 +71,18 @@ def test_size_and_mark_change_with_the_bytes_of_a_member_and_not_with_its_zip(tm
 
     assert seen("one.zip", b"same") == seen("two.zip", b"same")
     assert len({seen("a.zip", b"same"), seen("b.zip", b"othr"), seen("c.zip", b"longer")}) == 3
+
+
+def test_the_crc_is_known_beforehand_where_reading_makes_sure_of_it(archive, tmp_path):
+    for entry in entries(archive):
+        assert entry.crc32 == zlib.crc32(entry.read())
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    assert [entry.crc32 for entry in entries(tmp_path / "a.jpg")] == [None]
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"a.pnga.png") + 5] ^= 1  # behind its name
+    archive.write_bytes(content)
+    with pytest.raises(zipfile.BadZipFile, match="CRC"):
+        entries(archive)[0].read()
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip at all", b"PK\x05\x06" + b"\xff" * 18])

@@ -13,7 +13,8 @@ from fnst.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = {
-    name: (ROOT / name).read_text() for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md")
+    name: (ROOT / name).read_text()
+    for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/controls.md")
 }
 TARGETS = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
 
@@ -49,7 +50,7 @@ def test_a_command_of_the_documents_can_be_parsed(command):
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_somewhere(page):
     for link in re.findall(r"\]\((?!http)([^)#]+)\)", PAGES[page]):
-        assert (ROOT / link).exists(), link
+        assert ((ROOT / page).parent / link).exists(), link
 
 
 def test_the_tree_of_the_readme_is_the_tree():

@@ -1,26 +1,27 @@
-"""Relative numbers say how much better a network is than doing nothing."""
+"""Relative numbers say how much better a painter is than doing nothing."""
+
+from functools import partial
 
 import pytest
 import torch
 
-from fnst.evaluation import Score, as_row, evaluate, summarize
+from fnst.errors import ImageError
+from fnst.evaluation import Score, as_row, evaluate, mean, means, metrics, total
 from fnst.losses import PerceptualLoss, Weights
 from fnst.network import TransformerNetwork
+from fnst.stylize import stylize
 
 
-class Always(TransformerNetwork):
-    """A network whose result is known: one picture for all, or the photograph itself."""
-
-    def __init__(self, picture=None):
-        super().__init__(width=1, blocks=0)
-        self.picture = picture
-
-    def forward(self, photos):
-        return photos if self.picture is None else self.picture
+def flat(value, size=48):
+    return torch.full((1, 3, size, size), value)
 
 
-def flat(value):
-    return torch.full((1, 3, 16, 16), value)
+def nothing(photo):
+    return photo
+
+
+def always(value):
+    return lambda photo: torch.full_like(photo, value)
 
 
 @pytest.fixture
@@ -35,54 +36,150 @@ def loss():
     )
 
 
-def test_doing_nothing_scores_one_and_keeps_all_content(loss):
-    (score,) = evaluate(Always(), loss, [("a.jpg", torch.rand(1, 3, 16, 16))])
-    assert score.photo == "a.jpg"
-    assert score.relative_style == pytest.approx(1, rel=1e-3)
-    assert score.relative_total == pytest.approx(1, rel=1e-3)
-    assert score.content == 0
-    assert score.total == score.style
+@pytest.fixture
+def judge(loss):
+    return lambda paint, photos, sizes=(48,): list(evaluate(paint, loss, flat(0.5), photos, sizes))
 
 
-def test_the_style_itself_has_no_style_left_to_lose(loss):
-    (score,) = evaluate(Always(flat(0.5)), loss, [("a.jpg", flat(1.0))])
-    assert score.relative_style == pytest.approx(0, abs=1e-6)
-    assert score.content == pytest.approx((0.5 / 0.5) ** 2)
+def test_doing_nothing_scores_one_and_keeps_all_content(judge):
+    (score,) = judge(nothing, [("a.jpg", torch.rand(1, 3, 64, 64))], [64])
+    assert (score.photo, score.size) == ("a.jpg", 64)
+    for name in ("relative_style", "relative_total", "relative_style_pixels", "relative_sifid"):
+        assert score.values[name] == pytest.approx(1, rel=1e-3), name
+    for name in ("grid_ratio", "border_ratio", "ssim"):
+        assert score.values[name] == pytest.approx(1), name
+    assert score.values["content"] == score.values["content_pixels"] == 0
+    assert score.values["perceptual"] == 0
+    assert score.values["total"] == score.values["style"]
 
 
-def test_scores_of_flat_pictures_can_be_worked_out_by_hand(loss):
-    (score,) = evaluate(Always(flat(0.25)), loss, [("a.jpg", flat(1.0))])
-    # Relative distance of Gram matrices: (v * v - 0.25) / 0.25 for a flat picture v.
-    style, before = 2 * (1 - 0.25) ** 2, 2 * (4 - 1) ** 2
+def test_the_style_itself_has_no_style_left_to_lose(judge):
+    (score,) = judge(always(0.5), [("a.jpg", flat(1.0))])
+    for name in ("relative_style", "style_pixels", "sifid", "relative_sifid"):
+        assert score.values[name] == pytest.approx(0, abs=1e-6), name
+    assert score.values["content"] == pytest.approx((0.5 / 0.5) ** 2)
+    assert score.values["flat"] == 1
+
+
+def test_scores_of_flat_pictures_can_be_worked_out_by_hand(judge):
+    (score,) = judge(always(0.25), [("a.jpg", flat(1.0))])
+    # Relative distance of means: (v - 0.5) / 0.5 for a flat picture v.
+    style, before = (0.25 / 0.5) ** 2, (0.5 / 0.5) ** 2
     content = 0.75**2 / 0.25
-    assert score.style == pytest.approx(style, rel=1e-4)
-    assert score.content == pytest.approx(content, rel=1e-4)
-    assert score.total == pytest.approx(style + content, rel=1e-4)
-    assert score.relative_style == pytest.approx(style / before, rel=1e-4)
-    assert score.relative_total == pytest.approx((style + content) / before, rel=1e-4)
+    assert score.values["style"] == pytest.approx(2 * style, rel=1e-4)
+    assert score.values["style_pixels"] == pytest.approx(style, rel=1e-4)
+    assert score.values["content"] == pytest.approx(content, rel=1e-4)
+    assert score.values["total"] == pytest.approx(2 * style + content, rel=1e-4)
+    assert score.values["relative_style"] == pytest.approx(style / before, rel=1e-4)
+    assert score.values["relative_total"] == pytest.approx(
+        (2 * style + content) / (2 * before), rel=1e-4
+    )
+    # As Gaussians without spread, 0.25 and 1 lie a quarter and a whole style's energy away.
+    assert score.values["sifid"] == pytest.approx(0.25, rel=1e-4)
+    assert score.values["relative_sifid"] == pytest.approx(0.25, rel=1e-4)
 
 
-def test_photographs_of_any_size_are_scored_one_by_one(loss):
-    photos = [("a.jpg", torch.rand(1, 3, 17, 20)), ("b.jpg", torch.rand(1, 3, 32, 16))]
-    scores = list(evaluate(TransformerNetwork(width=2, blocks=0).eval(), loss, photos))
+def test_the_painting_itself_can_be_judged_as_a_photograph(judge):
+    (score,) = judge(nothing, [("a.jpg", flat(0.5))])
+    assert score.values["relative_total"] == 0
+
+
+def test_the_total_alone_is_the_total_of_the_score(loss, judge):
+    photo = torch.rand(1, 3, 48, 48)
+    (score,) = judge(always(0.25), [("a.jpg", photo)])
+    assert total(always(0.25), loss, photo) == pytest.approx(score.values["total"], rel=1e-5)
+
+
+def test_photographs_of_any_shape_are_scored_one_by_one(judge):
+    photos = [("a.jpg", torch.rand(1, 3, 51, 70)), ("b.jpg", torch.rand(1, 3, 96, 48))]
+    network = TransformerNetwork(width=2, blocks=0).eval()
+    scores = judge(partial(stylize, network), photos)
     assert [score.photo for score in scores] == ["a.jpg", "b.jpg"]
-    (alone,) = evaluate(Always(), loss, photos[1:])
-    assert alone.photo == "b.jpg"
+    assert all(len(score.values) == len(scores[0].values) for score in scores)
 
 
-def test_the_summary_is_the_mean_of_every_number_and_how_many_there_were():
-    scores = [Score("a.jpg", 1.0, 2.0, 3.0, 0.4, 0.6), Score("b.jpg", 2.0, 4.0, 6.0, 0.2, 0.2)]
-    assert summarize(scores) == {
-        "content": 1.5,
-        "style": 3.0,
-        "total": 4.5,
-        "relative_style": 0.3,
-        "relative_total": 0.4,
-        "photographs": 2,
-    }
+# --- sizes ----------------------------------------------------------------------------------------
 
 
-def test_a_row_carries_its_photograph():
-    row = as_row(Score("a.jpg", 1.0, 2.0, 3.0, 0.4, 0.6))
-    assert row["photo"] == "a.jpg"
-    assert row["relative_style"] == 0.4
+def test_a_photograph_is_scored_at_the_sizes_that_it_reaches(judge):
+    photos = [("small", flat(1.0, 64)), ("large", flat(1.0, 96)), ("tiny", flat(1.0, 50))]
+    scores = judge(nothing, photos, [96, 64])
+    assert [(s.photo, s.size) for s in scores] == [
+        ("small", 64),
+        ("large", 64),
+        ("large", 96),
+        ("tiny", 64),
+    ]
+
+
+def test_a_photograph_is_made_smaller_and_never_larger(loss):
+    seen = set()
+
+    def look(photo):
+        seen.add(tuple(photo.shape[2:]))
+        return photo
+
+    photos = [("wide", torch.rand(1, 3, 128, 256)), ("tiny", torch.rand(1, 3, 50, 60))]
+    list(evaluate(look, loss, flat(0.5), photos, [64]))
+    assert {(64, 128), (50, 60)} <= seen
+
+
+def test_a_photograph_that_is_nearly_all_border_is_refused_by_its_name(judge):
+    with pytest.raises(ImageError, match=r"a\.jpg: expected .* at least 48 pixels a side, got 40"):
+        judge(nothing, [("a.jpg", flat(1.0, 40))])
+
+
+# --- means ----------------------------------------------------------------------------------------
+
+
+def test_the_interval_of_two_numbers_is_their_span():
+    found = mean([1.0, 3.0])
+    assert (found.mean, found.low, found.high) == (2, 1, 3)
+
+
+def test_the_interval_of_one_number_is_a_point():
+    found = mean([2.5])
+    assert (found.mean, found.low, found.high) == (2.5, 2.5, 2.5)
+
+
+def test_the_interval_of_many_numbers_is_two_standard_errors_wide():
+    numbers = torch.randn(400, dtype=torch.float64)
+    found = mean(numbers.tolist())
+    error = numbers.std().item() / 20
+    assert found.low == pytest.approx(found.mean - 1.96 * error, abs=0.1 * error)
+    assert found.high == pytest.approx(found.mean + 1.96 * error, abs=0.1 * error)
+
+
+def test_the_same_numbers_have_the_same_interval():
+    assert mean([1.0, 2.0, 5.0]) == mean([1.0, 2.0, 5.0])
+
+
+def test_means_are_of_each_size():
+    scores = [
+        Score("a.jpg", 64, {"total": 1.0}),
+        Score("b.jpg", 64, {"total": 2.0}),
+        Score("b.jpg", 48, {"total": 7.0}),
+    ]
+    by_size = means(scores)
+    assert list(by_size) == [48, 64]
+    assert by_size[64]["total"].mean == 1.5
+    assert by_size[48]["total"].mean == 7
+
+
+def test_metrics_are_flat_and_of_the_smallest_size_first(judge):
+    photos = [("a.jpg", flat(1.0, 64)), ("b.jpg", flat(0.0, 64))]
+    found = metrics(judge(always(0.5), photos, [64, 48]))
+    assert (found["photographs"], found["size"]) == (2, 48)
+    assert found["total"] == pytest.approx(1)
+    assert (found["total_low"], found["total_high"]) == (found["total"], found["total"])
+    assert found["total_64"] == pytest.approx(1)
+    assert "total_48" not in found
+    kept = ("content", "style", "total", "relative_style", "relative_total", "photographs")
+    added = ("grid_ratio", "border_ratio", "clipped", "flat", "ssim", "perceptual", "sifid")
+    assert {*kept, *added} <= found.keys()
+    assert all(isinstance(value, float | int) for value in found.values())
+
+
+def test_a_row_carries_its_photograph_and_size():
+    row = as_row(Score("a.jpg", 64, {"total": 3.0}))
+    assert row == {"photo": "a.jpg", "size": 64, "total": 3.0}

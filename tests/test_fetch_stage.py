@@ -10,10 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
+import registry_fixtures
 import yaml
+from registry_fixtures import register, train
 
 from benchmarks.server import serving
-from fnst import download
+from fnst import checkpoint, download
+from fnst.errors import RegistryError
+from stages import fetch
 
 ROOT = Path(__file__).parents[1]
 BODY = random.Random(0).randbytes(500_000)
@@ -23,6 +27,9 @@ BODY = random.Random(0).randbytes(500_000)
 def site():
     with serving(files={"/a.jpg": BODY}) as served:
         yield served
+
+
+registered, empty_store = registry_fixtures.project, registry_fixtures.empty_store
 
 
 @pytest.fixture
@@ -58,3 +65,34 @@ def test_what_came_before_a_shutdown_is_still_believed_after_it(site, project, m
 def _kept(project):
     parts = project.glob("data/raw/photos/*/a.jpg.part")
     return sum(download.held(part) for part in parts)
+
+
+# --- what a training begins with ------------------------------------------------------------------
+
+
+def start():
+    return Path("data/raw/init")
+
+
+def test_the_base_comes_with_fnst(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fetch.lay_start("base")
+    assert checkpoint.load(start()).card == checkpoint.load(checkpoint.BASE).card
+
+
+def test_scratch_leaves_nothing_of_what_was_there(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    fetch.lay_start("base")
+    fetch.lay_start("scratch")
+    assert list(start().iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore:::mlflow")
+def test_a_registered_version_is_laid_ready_by_its_number(registered, tmp_path):
+    first = train(tmp_path / "a")
+    register(first)
+    register(train(tmp_path / "b", seed=1))
+    fetch.lay_start("wave@1")
+    assert checkpoint.load(start()).card == checkpoint.load(first).card
+    with pytest.raises(RegistryError, match="no version 3; its versions: 1, 2"):
+        fetch.lay_start("wave@3")

@@ -5,21 +5,23 @@ import torch
 from torch.testing import assert_close
 
 from fnst.losses import (
+    Moments,
     PerceptualLoss,
     Terms,
     Weights,
     content_loss,
-    gram_matrix,
+    moments,
     style_loss,
     total_variation,
 )
 
 
-def plain_gram(maps):
-    """[J16] 3.2, left to autograd."""
-    b, c, h, w = maps.shape
-    rows = maps.reshape(b, c, h * w)
-    return torch.einsum("bip,bjp->bij", rows, rows) / (c * h * w)
+def plain_moments(maps):
+    """Their definitions, left to autograd."""
+    rows = maps.flatten(2)
+    mean = rows.mean(2)
+    centred = rows - mean.unsqueeze(2)
+    return mean, torch.einsum("bip,bjp->bij", centred, centred) / rows.shape[2]
 
 
 def made(extract, style, weights=None, content_layer="deep", style_layers=None):
@@ -43,51 +45,62 @@ def pixels(image, layers):
     return dict.fromkeys(layers, image)
 
 
-# --- Gram matrices --------------------------------------------------------------------------------
+# --- moments --------------------------------------------------------------------------------------
 
 
-def test_gram_of_a_constant_map_is_its_square_over_channels():
-    maps = torch.full((1, 2, 5, 7), 3.0)
-    assert_close(gram_matrix(maps), torch.full((1, 2, 2), 9.0 / 2))
+def test_a_constant_map_is_its_mean_and_varies_with_nothing():
+    mean, covariance = moments(torch.full((1, 2, 5, 7), 3.0))
+    assert_close(mean, torch.full((1, 2), 3.0))
+    assert_close(covariance, torch.zeros(1, 2, 2))
 
 
-def test_gram_ignores_where_things_are():
+def test_moments_ignore_where_things_are():
     maps = torch.rand(1, 4, 6, 6)
     shuffled = maps.flatten(2)[:, :, torch.randperm(36)].view_as(maps)
-    assert_close(gram_matrix(shuffled), gram_matrix(maps))
+    for ours, theirs in zip(moments(shuffled), moments(maps), strict=True):
+        assert_close(ours, theirs)
 
 
-def test_gram_of_channels_that_never_meet_is_diagonal():
+def test_channels_that_never_meet_vary_against_each_other():
     maps = torch.zeros(1, 2, 1, 4)
     maps[0, 0, 0, :2] = 2.0
     maps[0, 1, 0, 2:] = 1.0
-    assert_close(gram_matrix(maps), torch.tensor([[[8.0 / 8, 0.0], [0.0, 2.0 / 8]]]))
+    mean, covariance = moments(maps)
+    assert_close(mean, torch.tensor([[1.0, 0.5]]))
+    assert_close(covariance, torch.tensor([[[1.0, -0.5], [-0.5, 0.25]]]))
 
 
 @pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
-def test_gram_and_its_gradient_are_those_of_the_formula(memory):
+def test_moments_and_their_gradients_are_those_of_the_formulas(memory):
     maps = torch.randn(2, 3, 4, 5, dtype=torch.float64).contiguous(memory_format=memory)
     ours, theirs = maps.clone().requires_grad_(), maps.clone().requires_grad_()
-    assert_close(gram_matrix(ours), plain_gram(theirs), atol=1e-13, rtol=0)
-    pull = torch.randn(2, 3, 3, dtype=torch.float64)  # not symmetric
-    gram_matrix(ours).backward(pull)
-    plain_gram(theirs).backward(pull)
+    pulls = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 3, 3, dtype=torch.float64)
+    for found, plain in zip(moments(ours), plain_moments(theirs), strict=True):
+        assert_close(found, plain, atol=1e-13, rtol=0)
+    torch.autograd.backward(list(moments(ours)), pulls)  # the second is not symmetric
+    torch.autograd.backward(list(plain_moments(theirs)), pulls)
     assert_close(ours.grad, theirs.grad, atol=1e-13, rtol=0)
 
 
-def test_gram_of_half_precision_features_is_float32():
+def test_moments_of_half_precision_features_are_float32():
     maps = torch.rand(1, 8, 16, 16)
     half = maps.bfloat16().requires_grad_()
-    gram = gram_matrix(half)
-    assert gram.dtype == torch.float32
-    assert_close(gram, plain_gram(maps), rtol=0.02, atol=0)
-    gram.sum().backward()
+    found, plain = moments(half), plain_moments(half.detach().float())
+    for ours, theirs in zip(found, plain, strict=True):
+        assert ours.dtype == torch.float32
+        assert_close(ours, theirs, rtol=0.02, atol=1e-3)
+    (found.mean.sum() + found.covariance.sum()).backward()
     assert half.grad.dtype == torch.bfloat16
+
+
+def test_a_large_mean_takes_no_digits_from_the_covariance():
+    maps = torch.randn(1, 3, 64, 64)
+    assert_close(moments(maps + 1000).covariance, moments(maps).covariance, rtol=1e-3, atol=1e-3)
 
 
 def test_wrong_rank_is_refused_at_the_door():
     with pytest.raises(Exception, match="b c h w"):
-        gram_matrix(torch.rand(3, 8, 8))
+        moments(torch.rand(3, 8, 8))
 
 
 # --- the single terms -----------------------------------------------------------------------------
@@ -111,10 +124,19 @@ def test_content_is_the_mean_squared_difference_in_units_of_its_scale():
     assert_close(loss, torch.tensor([1.0 / 4, 4.0 / 4]))
 
 
-def test_style_is_the_squared_distance_relative_to_the_target():
-    gram = torch.tensor([[[3.0, 1.0], [1.0, 1.0]], [[3.0, 0.0], [0.0, 1.0]]])
-    target = torch.tensor([[[1.0, 1.0], [1.0, 1.0]]])
-    assert_close(style_loss(gram, target), torch.tensor([4.0 / 4, (4.0 + 1.0 + 1.0) / 4]))
+def test_style_is_the_squared_distances_relative_to_the_target():
+    mean = torch.tensor([[2.0, 2.0], [1.0, 3.0]])
+    covariance = torch.tensor([[[3.0, 1.0], [1.0, 1.0]], [[3.0, 0.0], [0.0, 1.0]]])
+    target = Moments(torch.tensor([[2.0, 2.0]]), torch.tensor([[[1.0, 1.0], [1.0, 1.0]]]))
+    expected = torch.tensor([4.0 / 4, (4.0 + 1.0 + 1.0) / 4 + 2.0 / 8])
+    assert_close(style_loss(Moments(mean, covariance), target), expected, rtol=1e-4, atol=0)
+
+
+def test_a_painting_without_texture_asks_for_none_and_the_loss_stays_a_number():
+    target = moments(torch.full((1, 2, 4, 4), 0.5))
+    flat, rough = moments(torch.full((1, 2, 4, 4), 0.5)), moments(torch.rand(1, 2, 4, 4))
+    assert_close(style_loss(flat, target), torch.zeros(1))
+    assert 0 < style_loss(rough, target) < float("inf")
 
 
 def test_a_flat_image_has_no_variation():
@@ -137,8 +159,7 @@ def test_flat_pictures_score_what_can_be_worked_out_by_hand():
     stylized = torch.full((1, 3, 16, 16), 0.25)
     loss = made(pixels, style, Weights(2.0, 12.0, 5.0), "any", {"a": 0.5, "b": 0.25})
     terms = loss(stylized, photos)
-    # A flat picture v has v * v / 3 everywhere in its Gram matrix of three channels.
-    relative = ((0.25**2 - 0.5**2) / 0.5**2) ** 2
+    relative = ((0.25 - 0.5) / 0.5) ** 2  # of the means; nothing varies
     assert_close(terms.content, torch.tensor([2.0 * 0.75**2 / 0.5**2]))
     assert_close(terms.style, torch.tensor([12.0 * 0.75 * relative]))
     assert_close(terms.variation, torch.zeros(1))
@@ -238,3 +259,11 @@ def test_pictures_of_another_size_than_the_style_can_be_judged(extract):
 
 def test_the_original_projects_weights_are_the_defaults():
     assert Weights() == Weights(content=1.0, style=12.0, variation=0.0)
+
+
+def test_each_layer_tells_its_own_distance_before_any_weight(extract):
+    style, stylized, photos = (torch.rand(1, 3, 16, 16) for _ in range(3))
+    loss = made(extract, style, Weights(2.0, 3.0), "deep", {"shallow": 4.0, "deep": 0.5})
+    terms, found = loss(stylized, photos), loss.by_layer(stylized, photos)
+    assert_close(2 * found["content_deep"], terms.content)
+    assert_close(3 * (4 * found["style_shallow"] + 0.5 * found["style_deep"]), terms.style)

@@ -8,7 +8,14 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from fnst import network
-from fnst.network import FoldedUpsampling, InstanceNorm, TransformerNetwork, fold
+from fnst.network import (
+    BILINEAR,
+    NEAREST,
+    FoldedUpsampling,
+    InstanceNorm,
+    TransformerNetwork,
+    fold,
+)
 
 
 def parameters(*, kind=nn.Module, of):
@@ -20,17 +27,26 @@ def parameters(*, kind=nn.Module, of):
 # --- folded up-sampling ---------------------------------------------------------------------------
 
 
-def plain_upsampling(maps, weight, bias):
+def by_neighbour(maps, weight, bias):
     doubled = F.interpolate(maps, scale_factor=2, mode="nearest")
     return F.conv2d(F.pad(doubled, (1, 1, 1, 1), mode="reflect"), weight, bias)
+
+
+def by_bilinear(maps, weight, bias):
+    beyond = F.pad(maps, (2, 2, 2, 2), mode="replicate")
+    doubled = F.interpolate(beyond, scale_factor=2, mode="bilinear", align_corners=False)
+    return F.conv2d(doubled[..., 3:-3, 3:-3], weight, bias)
 
 
 @pytest.mark.parametrize(
     ("dtype", "within"), [(torch.float32, 1e-5), (torch.float64, 1e-12)], ids=["fp32", "fp64"]
 )
+@pytest.mark.parametrize(
+    ("taps", "plain_upsampling"), [(NEAREST, by_neighbour), (BILINEAR, by_bilinear)]
+)
 @pytest.mark.parametrize(("h", "w"), [(5, 8), (2, 2), (1, 3)])
-def test_folded_upsampling_is_doubling_then_convolving(dtype, within, h, w):
-    layer = FoldedUpsampling(6, 4).to(dtype)
+def test_folded_upsampling_is_doubling_then_convolving(dtype, within, taps, plain_upsampling, h, w):
+    layer = FoldedUpsampling(6, 4, taps).to(dtype)
     ours = torch.randn(2, 6, h, w, dtype=dtype, requires_grad=True)
     theirs = ours.detach().clone().requires_grad_()
     weight = layer.weight.detach().clone().requires_grad_()
@@ -51,19 +67,35 @@ def test_the_taps_meet_a_position_as_the_docstring_says():
     taps[0, 0, 1] = torch.tensor([1.0, 10.0, 100.0])  # along the width; the middle row alone
     along = torch.tensor([100.0, 110.0, 11.0, 1.0])
     nothing = torch.zeros(4)
-    assert_close(fold(taps)[0, 0], torch.stack([nothing, along, along, nothing]))
+    assert_close(fold(taps, NEAREST)[0, 0], torch.stack([nothing, along, along, nothing]))
+
+
+def checkerboard(upsampling):
+    """How much a fixed grid of period 2 a layer draws into an arbitrary map, at the most."""
+    maps = torch.randn(1, 8, 12, 12).mean((2, 3), keepdim=True).expand(1, 8, 12, 12)
+    ramp = maps * torch.linspace(0, 1, 12)
+    drawn = upsampling(ramp)[..., 4:-4, 4:-4]
+    return (drawn[..., 2:] - 2 * drawn[..., 1:-1] + drawn[..., :-2]).abs().max()
+
+
+def test_bilinear_upsampling_draws_no_grid_into_what_changes_slowly():
+    torch.manual_seed(0)
+    bilinear, nearest = (FoldedUpsampling(8, 4, taps) for taps in (BILINEAR, NEAREST))
+    assert checkerboard(bilinear) < 1e-5
+    assert checkerboard(nearest) > 1e-3
 
 
 # --- instance norm --------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["native kernel", "rows", "one by one"])
+@pytest.fixture(params=["small", "large", "on a GPU"])
 def path(request, monkeypatch):
-    """Small maps take the native kernel, large ones rows, and those on a GPU go one by one."""
-    if request.param == "rows":
+    """Small maps take the native kernel, large ones go by strips, and those on a GPU by images."""
+    if request.param != "small":
         monkeypatch.setattr(network, "ONE_PASS_POSITIONS", 0)
-    if request.param == "one by one":
-        monkeypatch.setattr(network, "_normalize", network._normalize_each)
+        monkeypatch.setattr(network, "STRIP_POSITIONS", 10)
+    if request.param == "on a GPU":
+        monkeypatch.setattr(network, "_normalize_strips", network._normalize_one)
 
 
 def both_norms(channels, dtype=torch.float64):
@@ -129,6 +161,14 @@ def test_large_maps_keep_their_digits():
     assert_close(ours(maps), known, atol=2e-4, rtol=0)
 
 
+def test_the_statistics_of_millions_of_positions_keep_their_digits():
+    """Sums of so many numbers in float32 would be 2e-3 off."""
+    maps = (torch.randn(1, 4, 2000, 2000) + 3).contiguous(memory_format=torch.channels_last)
+    _, mean, scale = network._normalize(maps, torch.ones(4), torch.zeros(4))
+    assert_close(mean.double(), maps.double().mean((2, 3)), atol=1e-5, rtol=0)
+    assert_close(scale.double(), maps.double().var((2, 3)).rsqrt(), atol=1e-5, rtol=0)
+
+
 @pytest.mark.usefixtures("path")
 def test_bfloat16_maps_get_float32_statistics():
     layer = InstanceNorm(2)
@@ -156,7 +196,9 @@ def test_the_default_network_has_the_papers_parameters():
     assert parameters(of=made, kind=InstanceNorm) == 3_200
 
 
-FORMS = [(down, up) for down in ("stride", "max_pool") for up in ("folded", "transposed")]
+FORMS = [
+    (down, up) for down in ("stride", "max_pool") for up in ("bilinear", "folded", "transposed")
+]
 
 
 @pytest.mark.parametrize(("down", "up"), FORMS)
@@ -200,7 +242,7 @@ def test_width_and_blocks_are_what_was_asked_for():
         "width": 4,
         "blocks": 3,
         "downsampling": "stride",
-        "upsampling": "folded",
+        "upsampling": "bilinear",
     }
 
 

@@ -1,6 +1,6 @@
 """Photographs are decoded once: the set holds what it should, says what it left out, goes on."""
 
-import hashlib
+import errno
 import io
 import os
 import random
@@ -22,7 +22,7 @@ from PIL import Image as Pillow
 from fnst import collection, files, images, packing
 from fnst.collection import Entry
 from fnst.errors import ImageError
-from fnst.packing import pack
+from fnst.packing import Report, pack
 
 
 def encoded(image, ending="PNG", **options):
@@ -52,9 +52,18 @@ def decoding(found, counted):
     """The same photographs; which of them are read is added to ``counted``."""
 
     def spied(one):
-        return Entry(one.name, one.size, one.mark, lambda: counted.append(one.name) or one.read())
+        return replace(one, read=lambda: counted.append(one.name) or one.read())
 
     return [spied(one) for one in found]
+
+
+def holding(*contents):
+    """What a set reports that holds these photographs."""
+    report = Report()
+    for content in contents:
+        crc = f"{zlib.crc32(content):08x}"
+        report.add(entry("held out", content), size=len(content), crc32=crc)
+    return report
 
 
 def held(folder):
@@ -105,7 +114,7 @@ def test_a_set_is_plain_numpy_files_of_squares_and_says_what_they_hold(target, f
     assert colours(target) == [0, 1, 2, 3, 4, 5]
     assert [photo["name"] for photo in report.kept] == [f"{i:02}.png" for i in range(6)]
     notes = [files.read_json(target / f"0000{i}.json") for i in range(2)]
-    assert [photo for part in notes for photo in part["kept"]] == report.kept
+    assert [photo for part in notes for photo in part["photographs"]] == report.kept
 
 
 def test_a_set_takes_the_disk_that_was_foretold_and_its_headers(target):
@@ -115,10 +124,14 @@ def test_a_set_takes_the_disk_that_was_foretold_and_its_headers(target):
     assert packing.needed(118_287, 288) == 118_287 * 288 * 288 * 3
 
 
-def test_hashes_are_those_of_the_files(tmp_path, target):
+def test_photographs_are_told_by_their_size_and_crc_alone_or_in_a_zip(tmp_path, target):
     (tmp_path / "a.png").write_bytes(grey(10))
-    found = collection.entries(tmp_path / "a.png")
-    assert pack(found, target, size=32).hashes == {files.sha256(tmp_path / "a.png")}
+    zipped(tmp_path / "b.zip", {"b.png": grey(11)}, zipfile.ZIP_DEFLATED)
+    found = [one for name in ("a.png", "b.zip") for one in collection.entries(tmp_path / name)]
+    assert pack(found, target, size=32).kept == [
+        {"name": "a.png", "size": len(grey(10)), "crc32": f"{zlib.crc32(grey(10)):08x}"},
+        {"name": "b.zip/b.png", "size": len(grey(11)), "crc32": f"{zlib.crc32(grey(11)):08x}"},
+    ]
 
 
 def test_photographs_are_packed_upright(target):
@@ -132,7 +145,7 @@ def test_photographs_are_packed_upright(target):
     assert (square[32:] == 255).all()
 
 
-@pytest.mark.parametrize("without", [set(), {hashlib.sha256(grey(3)).hexdigest()}])
+@pytest.mark.parametrize("without", [[], [holding(grey(3))]], ids=["all", "without"])
 def test_the_files_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch, fours, without):
     found = [entry(f"{i}.png", grey(i % 13)) for i in range(30)] + [entry("x.png", b"x")]
     made = []
@@ -183,8 +196,7 @@ def test_what_cannot_be_used_is_left_out_with_its_reason(target, tmp_path):
         Entry("gone.png", 1, "0", (tmp_path / "gone.png").read_bytes),
         Entry("endless.png", packing.MOST_BYTES + 1, "0", lambda: pytest.fail("it was read")),
     ]
-    held_out = {hashlib.sha256(grey(12)).hexdigest()}
-    report = pack(found, target, size=32, without=held_out)
+    report = pack(found, target, size=32, without=[holding(grey(12))])
     assert [photo["name"] for photo in report.kept] == ["good.png", "last.png"]
     assert colours(target) == [10, 13]
     reasons = {photo["name"]: photo["reason"] for photo in report.left_out}
@@ -207,6 +219,27 @@ def test_a_duplicate_is_found_in_another_shard_too_and_after_an_interrupt(target
         "it is the same file as 01.png",
     ]
     assert colours(target) == [0, 1, 2, 3, 9]
+
+
+def test_photographs_held_out_are_found_by_their_bytes_whatever_they_are_called(tmp_path, target):
+    path = zipped(tmp_path / "a.zip", {"a.png": grey(1), "b.png": grey(2)})
+    held_out = pack(collection.entries(path, ["b.png"]), tmp_path / "held out", size=32)
+    report = pack([entry("c.png", grey(2)), *greys(2)], target, size=32, without=[held_out])
+    assert report.left_out == [{"name": "c.png", "reason": "it is held out for evaluation"}]
+    assert colours(target) == [0, 1]
+
+
+def test_a_photograph_that_is_given_twice_is_packed_once(target):
+    one = entry("a.png", grey(1))
+    report = pack([one, one], target, size=32)
+    assert [photo["reason"] for photo in report.left_out] == ["it is the same file as a.png"]
+
+
+def test_no_photograph_is_read_twice_but_those_that_may_be_the_same(target, fours):
+    read = []
+    pack(decoding([*greys(9), entry("again.png", grey(5))], read), target, size=32)
+    twice = ["05.png", "again.png"]
+    assert sorted(read) == sorted([*(one.name for one in greys(9)), "again.png", *twice])
 
 
 def test_sixty_four_pixels_are_enough(target):
@@ -357,7 +390,7 @@ def another_size(found):
 
 
 def another_without(found):
-    return found, {"without": {"00" * 32}}
+    return found, {"without": [holding(grey(200))]}
 
 
 @pytest.mark.parametrize("change", [another_name, another_mark, another_size, another_without])
@@ -379,7 +412,7 @@ def test_what_comes_before_a_change_is_used_again(target, fours):
     assert colours(target) == [0, 1, 2, 3, 4, 99, 6, 7]
 
 
-@pytest.mark.parametrize("which", [0, 1], ids=["packing", "images"])
+@pytest.mark.parametrize("which", [0, 1, 2], ids=["packing", "images", "twins"])
 def test_another_program_makes_everything_anew(target, fours, tmp_path, monkeypatch, which):
     pack(greys(8), target, size=32)
     changed = tmp_path / "changed.py"
@@ -392,8 +425,8 @@ def test_another_program_makes_everything_anew(target, fours, tmp_path, monkeypa
     assert len(read) == 8
 
 
-def test_the_program_is_what_decides_how_a_photograph_becomes_a_square():
-    assert [path.name for path in packing.CODE] == ["packing.py", "images.py"]
+def test_the_program_is_what_decides_what_is_kept_and_how_it_becomes_a_square():
+    assert [path.name for path in packing.CODE] == ["packing.py", "images.py", "twins.py"]
 
 
 def test_another_pillow_makes_everything_anew(target, fours, monkeypatch):
@@ -452,6 +485,25 @@ def test_too_small_a_disk_is_told_before_anything_is_lost(target):
     ):
         pack(greys(3), target, size=10_000_000)
     assert held(target) == before
+
+
+def test_a_disk_that_fails_behind_the_work_is_told_and_its_shard_never_appears(
+    target, fours, monkeypatch
+):
+    monkeypatch.setattr(packing, "SYNC", 2)
+    synced, fsync = [], os.fsync
+
+    def failing(handle):
+        synced.append(os.fstat(handle).st_size)
+        if len(synced) == 2:  # such an error is told once, and the next one succeeds
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(handle)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    with pytest.raises(ImageError, match=r"cannot be written: Input/output error\.$"):
+        pack(greys(4), target, size=64)
+    assert synced[0] >= packing.needed(2, 64) - 2 * io.DEFAULT_BUFFER_SIZE
+    assert [name for name in held(target) if not name.startswith(".")] == []
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):

@@ -51,12 +51,24 @@ def test_fnst_root_says_where_params_are(monkeypatch, tmp_path):
 
 def test_the_chosen_recipe_is_the_one_that_is_named(load):
     assert load({"recipe": "seed"}).chosen.network.upsampling == "transposed"
-    assert load({"recipe": "coco"}).chosen.network.upsampling == "folded"
+    assert load({"recipe": "coco"}).chosen.network.upsampling == "bilinear"
 
 
 def test_a_style_needs_only_its_image(load):
     style = load({"styles/great-wave": {"image": "great-wave"}}).style("great-wave")
-    assert style == params.Style("great-wave", 512, 1.0, 12.0, 0.0)
+    assert style == params.Style(
+        "great-wave",
+        size=512,
+        strength=1.0,
+        content_weight=1.0,
+        style_weight=12.0,
+        variation_weight=0.0,
+    )
+
+
+def test_a_limit_of_the_gate_may_be_left_out_or_null(load):
+    gate = load({"gate": {"grid_ratio": 2, "flat": None}}).gate
+    assert gate == params.Gate(grid_ratio=2.0)
 
 
 def test_whole_numbers_are_numbers_too(load):
@@ -75,6 +87,11 @@ def test_scientific_notation_is_a_number_as_dvc_writes_it(tmp_path, text, number
 def test_photographs_come_from_one_source_or_several(load):
     assert load({"recipes/laptop/photos/train": "my-photos"}).chosen.photos.train == ("my-photos",)
     assert load({"recipes/laptop/photos/train": ["a", "b"]}).chosen.photos.train == ("a", "b")
+
+
+def test_sizes_to_judge_at_are_one_or_several(load):
+    assert load({"recipes/laptop/evaluate/sizes": 256}).chosen.evaluate.sizes == (256,)
+    assert load({"recipes/laptop/evaluate/sizes": [64, 96]}).chosen.evaluate.sizes == (64, 96)
 
 
 def test_counts_are_numbers_or_all(load):
@@ -126,6 +143,11 @@ REFUSED = {
         r"crop: expected 32 to 4096, got 5000",
     ),
     "no number": ({"styles/indigo-wave/size": None}, r"size: expected a whole number, got None"),
+    "a limit below zero": (
+        {"gate/grid_ratio": -1},
+        r"gate: grid_ratio: expected 0 or more or null, got -1",
+    ),
+    "a limit of something else": ({"gate/grids": 1}, r"gate: unknown key 'grids'; expected one"),
     "a crop that cannot be halved twice": (
         {"recipes/laptop/train/crop": 130},
         "crop: expected a multiple of 4, .* got 130",
@@ -133,6 +155,10 @@ REFUSED = {
     "no layer that counts": (
         {"loss/style_layers": {"relu1_1": 0}},
         "at least one layer that counts",
+    ),
+    "no strength at all": (
+        {"styles/indigo-wave/strength": 0},
+        r"indigo-wave: strength: expected 0.001 to 1000, got 0",
     ),
     "infinity": ({"styles/indigo-wave/style_weight": float("inf")}, r"0.001 or more, got inf"),
     "not a number": ({"styles/indigo-wave/style_weight": float("nan")}, r"0.001 or more, got nan"),
@@ -146,15 +172,31 @@ REFUSED = {
     ),
     "a number for photographs": (
         {"recipes/laptop/photos/train": 3},
-        r"train: expected a text or a list of texts, got 3",
+        r"train: expected a text, got 3",
+    ),
+    "no size to judge at": (
+        {"recipes/laptop/evaluate/sizes": []},
+        r"sizes: expected one size or several different ones, got \[\]",
+    ),
+    "a size to judge at twice": (
+        {"recipes/laptop/evaluate/sizes": [256, 256]},
+        r"sizes: expected one size or several different ones, got \[256, 256\]",
+    ),
+    "a size to judge at that is too small": (
+        {"recipes/laptop/evaluate/sizes": [256, 16]},
+        r"sizes: expected 48 to 4096, got 16",
     ),
     "another choice": (
         {"recipes/laptop/network/upsampling": "fold"},
-        r"upsampling: expected folded or transposed, got 'fold'",
+        r"upsampling: expected bilinear or folded or transposed, got 'fold'",
+    ),
+    "nothing to begin with": (
+        {"recipes/laptop/train/init": "great-wave"},
+        r"init: expected base, scratch, or a registered version such as great-wave@3, got 'great-w",
     ),
     "both steps and epochs": (
         {"recipes/laptop/train/epochs": 2},
-        r"either steps or epochs, the other one null; got steps: 2900, epochs: 2",
+        r"either steps or epochs, the other one null; got steps: 600, epochs: 2",
     ),
     "neither steps nor epochs": (
         {"recipes/laptop/train/steps": None},
@@ -224,7 +266,7 @@ def leaves(kind):
             yield field.name
 
 
-SECTIONS = (params.Style, params.Loss, params.Recipe)
+SECTIONS = (params.Style, params.Loss, params.Gate, params.Recipe)
 
 
 @pytest.mark.parametrize("name", sorted({"recipe", *(n for s in SECTIONS for n in leaves(s))}))

@@ -116,8 +116,9 @@ def tiny(values):
         "size": 96,
     }
     recipe["network"] |= {"width": 4, "blocks": 1}
-    recipe["train"] |= {"steps": 8, "crop": 64, "log_every": 2, "sample_every": 4}
-    recipe["evaluate"] |= {"size": 64}
+    recipe["train"] |= {"init": "scratch", "steps": 8, "crop": 64}
+    recipe["train"] |= {"log_every": 2, "sample_every": 4}
+    recipe["evaluate"] |= {"sizes": [64, 96]}
     values["styles"] = {
         "one": {"image": "data/styles/indigo-wave.png", "size": 96},
         "two": {"image": "data/styles/indigo-wave.png", "size": 96, "style_weight": 6},
@@ -150,7 +151,7 @@ def test_repro_trains_and_registers_every_style(project):
     assert versions["one", 1]["aliases"] == ["champion"]
     metrics = json.loads((project.folder / "data/results/one/metrics.json").read_text())
     assert versions["one", 1]["metrics"]["total"] == pytest.approx(metrics["total"], rel=1e-4)
-    assert "champion: the first version of its style" in project.output
+    assert "register one: version 1 passed: the first version of its style" in project.output
 
 
 def test_training_and_held_out_photographs_are_what_params_say(project):
@@ -287,6 +288,23 @@ def test_an_experiment_with_another_weight_can_be_run_and_compared(project):
     )
     assert "gentle" in tags
     assert "train@two" in tags
+
+
+def test_a_sweep_draws_a_style_at_several_strengths_and_leaves_everything_as_it_was(project):
+    params, weights = (project.folder / "params.yaml").read_bytes(), project.weights("two")
+    said = project.fnst("sweep", "--style", "two", "--strengths", "1,2")
+    points = json.loads((project.folder / "data/results/two/tradeoff.json").read_text())
+    assert [point["strength"] for point in points] == [1, 2]
+    made = {v["version"]: v for v in project.versions() if v["style"] == "two"}
+    for point in points:  # `two` has content weight 1
+        scored = made[point["version"]]["metrics"]
+        assert point["content"] == pytest.approx(scored["content"], rel=1e-4)
+        assert point["style"] == pytest.approx(scored["relative_style"], rel=1e-4)
+    with Image.open(project.folder / "data/results/two/tradeoff.jpg") as page:
+        assert min(page.size) > 400
+    assert said.splitlines()[-1].endswith("data/results/two/tradeoff.jpg")
+    assert (project.folder / "params.yaml").read_bytes() == params
+    assert project.weights("two") == weights
 
 
 def test_a_clone_with_pulled_models_stylizes_without_training(project, tmp_path):

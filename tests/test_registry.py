@@ -92,38 +92,104 @@ def test_a_damaged_model_is_not_registered(project, tmp_path):
 # --- the gate -------------------------------------------------------------------------------------
 
 
+LIMITS = {"grid_ratio": 1.5, "border_ratio": 1.2, "flat": None}
+
+
 def champion():
     return registry.fetch("wave").number
 
 
-def test_the_first_version_is_champion(project, tmp_path):
-    verdict = registry.gate(register(train(tmp_path / "a")))
+def judged(folder, seed=0, **measured):
+    """Register other weights, and ask the gate."""
+    made = register(train(folder / str(seed), seed=seed), **measured)
+    return registry.judge(made, LIMITS)
+
+
+def table(*totals):
+    """A run's table of photographs, at the size that counts and at one that does not."""
+    rows = [f"{i}.jpg,{size},{t + size}" for size in (0, 512) for i, t in enumerate(totals)]
+    return "\n".join(["photo,size,total", *rows, ""])
+
+
+def test_the_first_version_is_champion_with_its_shortcomings_written_on_it(project, tmp_path):
+    verdict = judged(tmp_path, grid_ratio=3.0)
+    made = registry.get("wave", 1)
+    assert made.aliases == ("champion",)
     assert verdict.passed
-    assert registry.get("wave", 1).aliases == ("champion",)
-    assert registry.get("wave", 1).tags["gate"] == verdict.reason
+    assert str(verdict) == (
+        "passed: the first version of its style, although grid_ratio 3 is above its limit 1.5"
+    )
+    assert made.verdict == verdict
+    assert made.card == f"Held-out total 1.5\n\nmore\n\n## Gate\n\n{verdict}\n"
+    note = store.connect().get_run(made.run_id).data.tags["mlflow.note.content"]
+    assert note.endswith(f"{verdict}\n")
 
 
 @pytest.mark.parametrize(("total", "expected"), [(1.4, 2), (1.5, 2), (1.6, 1)])
 def test_a_version_becomes_champion_when_it_is_no_worse(project, tmp_path, total, expected):
-    registry.gate(register(train(tmp_path / "a")))
-    verdict = registry.gate(register(train(tmp_path / "b", seed=1), total=total))
+    judged(tmp_path)
+    verdict = judged(tmp_path, seed=1, total=total)
     assert champion() == expected
     assert verdict.passed == (expected == 2)
-    assert f"{total:.4g}" in verdict.reason
+    assert f"{total:.4g} against 1.5" in verdict.reason
+    assert registry.get("wave", 2).verdict == verdict
+
+
+def test_what_each_photograph_scored_decides_where_it_is_known(project, tmp_path):
+    """The means alone, 1.4 against 1.5, would say the contrary."""
+    judged(tmp_path, table=table(1.0, 2.0, 3.0))
+    verdict = judged(tmp_path, seed=1, total=1.4, table=table(1.1, 2.1, 3.2))
+    assert champion() == 1
+    assert "+0.133 on the same 3 photographs (95% between +0.1 and +0.2)" in verdict.reason
+
+
+def test_a_version_with_an_artefact_stays_behind_however_good_it_is(project, tmp_path):
+    judged(tmp_path)
+    verdict = judged(tmp_path, seed=1, total=0.1, grid_ratio=1.6, border_ratio=1.3, flat=1.0)
+    assert champion() == 1
+    assert str(verdict) == (
+        "refused: grid_ratio 1.6 is above its limit 1.5 and border_ratio 1.3 is above its limit 1.2"
+    )
 
 
 def test_versions_that_were_judged_differently_are_not_compared(project, tmp_path):
-    registry.gate(register(train(tmp_path / "a")))
-    verdict = registry.gate(register(train(tmp_path / "b", seed=1), total=0.1, judged_by="y"))
+    judged(tmp_path)
+    verdict = judged(tmp_path, seed=1, total=0.1, judged_by="y")
     assert champion() == 1
-    assert "cannot be compared" in verdict.reason
+    assert verdict.word == "not compared"
+    assert registry.promote("wave", 2).forced is None  # nothing speaks against it
+
+
+def test_versions_older_than_the_gates_numbers_are_handled(project, tmp_path):
+    old = registry.register(
+        train(tmp_path / "old"),
+        style="wave",
+        run_id=registry_fixtures.begin(),
+        metrics={},
+        tags={"gate": "not champion: held-out total 1.6 > 1.5 of version 7"},
+        card="",
+    )
+    assert old.verdict.word == "refused"
+    registry.promote("wave", 1, force=True)
+    verdict = judged(tmp_path, seed=1, judged_by="")
+    assert str(verdict) == "not compared: version 1 has no held-out total"
+
+
+def test_a_judgement_that_was_interrupted_is_completed(project, tmp_path):
+    made = register(train(tmp_path / "a"))
+    registry.promote("wave", 1)
+    assert registry.judge(made, LIMITS).reason == "it is the champion already"
 
 
 def test_a_version_is_promoted_by_hand(project, tmp_path):
-    registry.gate(register(train(tmp_path / "a")))
-    register(train(tmp_path / "b", seed=1), total=9.0)
-    assert registry.promote("wave", 2).aliases == ("champion",)
+    judged(tmp_path)
+    judged(tmp_path, seed=1, total=9.0)
+    with pytest.raises(RegistryError, match="version 2 was refused: worse than version 1"):
+        registry.promote("wave", 2)
+    assert champion() == 1
+    assert registry.promote("wave", 2, force=True).aliases == ("champion",)
     assert champion() == 2
+    assert registry.promote("wave", 1).forced is None  # it had passed
     with pytest.raises(RegistryError, match="no version 7; its versions: 1, 2"):
         registry.promote("wave", 7)
 
@@ -252,7 +318,7 @@ def served(tmp_path_factory, empty_store):
 def test_a_server_registers_and_hands_out(project, served, tmp_path, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", served[0])
     digest = weights(train(tmp_path / "a"))
-    registry.gate(register(tmp_path / "a"))
+    registry.judge(register(tmp_path / "a"), {})
     for wanted in ({"number": 1}, {"alias": "champion"}):
         model = registry.fetch("wave", **wanted)
         assert (model.number, model.folder.name) == (1, digest)

@@ -81,7 +81,7 @@ def test_which_style_is_meant_when_none_is_named_is_asked_anew_after_a_change_of
 ):
     values = yaml.safe_load((Path(__file__).parents[1] / "params.yaml").read_text())
     for seed, style in enumerate(("one", "two")):
-        registry.gate(register(train(tmp_path / style, seed, style), style=style))
+        registry.judge(register(train(tmp_path / style, seed, style), style=style), {})
     for first, second in (("one", "two"), ("two", "one")):
         values["styles"] = {first: {"image": "a"}, second: {"image": "a"}}
         (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))

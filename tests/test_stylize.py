@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torch.testing import assert_close
 
 from fnst.errors import DeviceError
 from fnst.network import TransformerNetwork
-from fnst.stylize import device, stylize
+from fnst.stylize import beyond, device, stylize
 
 
 @pytest.fixture
@@ -25,19 +26,40 @@ def test_every_size_is_kept(network, h, w):
     assert stylized.max() <= 1
 
 
-@pytest.mark.parametrize(("h", "w"), [(16, 16), (20, 64)])
-def test_multiples_of_four_are_what_the_network_itself_draws(network, h, w):
+@pytest.mark.parametrize(("h", "w"), [(20, 64), (22, 27)])
+def test_a_picture_is_painted_as_the_middle_of_its_own_reflections(network, h, w):
     image = torch.rand(1, 3, h, w)
+    below, right = -h % 4, -w % 4
+    reflected = F.pad(image, (16, 16 + right, 16, 16 + below), mode="reflect")
     with torch.no_grad():
-        assert_close(stylize(network, image), network(image))
+        drawn = network(reflected)[..., 16 : 16 + h, 16 : 16 + w]
+    assert_close(stylize(network, image), drawn)
 
 
-def test_other_sizes_are_extended_by_their_edge_below_and_at_the_right(network):
-    image = torch.rand(1, 3, 18, 21)
-    extended = torch.cat([image, *[image[:, :, -1:]] * 2], 2)
-    extended = torch.cat([extended, *[extended[..., -1:]] * 3], 3)
+@pytest.mark.parametrize(
+    ("side", "start"), [(1, [0, 0, 0, 0]), (2, [0, 1, 0, 1]), (3, [0, 1, 2, 1])]
+)
+def test_a_short_side_is_reflected_to_and_fro(side, start):
+    places = beyond(side)
+    assert len(places) % 4 == 0
+    assert len(places) >= side + 32
+    assert places[16 : 16 + side].tolist() == list(range(side))
+    assert places[16:20].tolist() == start
+
+
+def test_borders_are_painted_as_if_the_picture_went_on(network):
+    image = torch.rand(1, 3, 96, 96)
+    larger = F.pad(image, (64, 64, 64, 64), mode="reflect")
     with torch.no_grad():
-        assert_close(stylize(network, image), network(extended)[..., :18, :21])
+        bare = network(image)
+    whole = stylize(network, larger)[..., 64:-64, 64:-64]
+    edge = torch.ones(96, 96, dtype=torch.bool)
+    edge[16:-16, 16:-16] = False
+    ours, without = (
+        (painted - whole).abs().mean((0, 1))[edge].mean()
+        for painted in (stylize(network, image), bare)
+    )
+    assert ours < 0.5 * without
 
 
 def test_the_picture_is_left_as_it_was_and_no_graph_is_kept(network):

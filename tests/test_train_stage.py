@@ -61,6 +61,7 @@ def parts(folder, steps=STEPS, learning_rate=0.001, batch_size=1):
 
 def plan(steps, learning_rate, batch_size):
     return Train(
+        init="scratch",
         steps=steps,
         epochs=None,
         batch_size=batch_size,

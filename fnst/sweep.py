@@ -1,0 +1,203 @@
+"""The trade-off of content against style: one style trained at several strengths.
+
+The pipeline does the work, through DVC's command line. Each strength is an experiment (`dvc exp
+show` lists them) and a version in the registry; one that was trained before comes from DVC's cache,
+and an interrupted sweep goes on where it stopped.
+"""
+
+import io
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float
+
+from fnst import checkpoint, files, images, params
+from fnst.errors import FnstError, ParamsError
+from fnst.photos import Photos
+from fnst.stylize import device, stylize
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Image = Float[torch.Tensor, "1 3 _ _"]  # sRGB in [0, 1]
+
+# From gentle to strong, each twice the one before; 1 is content weight 1 and style weight 12.
+STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
+
+# Of the page: a picture's short side and an inch in pixels, and how many pictures make a row.
+SIDE, DPI, COLUMNS = 384, 100, 3
+
+
+@dataclass(frozen=True)
+class Point:
+    """A style trained at one strength."""
+
+    strength: float
+    content: float
+    """Held-out content loss before its weight: how far from the photographs."""
+    style: float
+    """Held-out style loss as a share of the untouched photographs': how far from the painting."""
+    version: int
+    photo: Image
+    """The photograph that all points share."""
+    painted: Image
+    """What it makes of that."""
+
+
+def sweep(style: str, strengths: Sequence[float], photo: Path | None = None) -> Path:
+    """Train a style at several strengths, and draw them; the page, with its numbers beside it.
+
+    Args:
+        style: a row of params.yaml.
+        strengths: each a training, unless it was made before.
+        photo: what every point paints; the first held-out photograph when None.
+
+    Raises:
+        ParamsError: when there is no such style, or it does not weigh content.
+        ImageError: when the photograph cannot be read.
+        FnstError: when DVC fails.
+    """
+    given = images.fit(images.load(photo).rgb, SIDE) if photo else None
+    points = [*train(style, strengths, given)]
+    page = params.project_root() / "data" / "results" / style / "tradeoff.jpg"
+    pictures = {"photo", "painted"}
+    rows = [{k: v for k, v in vars(p).items() if k not in pictures} for p in points]
+    files.write_json(page.with_suffix(".json"), rows)
+    files.write(page, draw(style, points))
+    return page
+
+
+def train(style: str, strengths: Sequence[float], photo: Image | None = None) -> list[Point]:
+    """Train, judge and register a style at several strengths, and at its own; weakest first.
+
+    Afterwards params.yaml is as it was, and data/ what `dvc repro` makes of it.
+    """
+    row, target = params.load().style(style), f"register@{style}"
+    if not row.content_weight:
+        raise ParamsError(
+            f"styles: {style}: expected a content_weight above 0, without which there is nothing "
+            "to trade style against; got 0."
+        )
+    # Its own strength first, so that it leads a registry in which there was no version yet.
+    _dvc("repro", target)
+    points = [_point(style, row.strength, photo)]
+    with _kept(params.project_root() / "params.yaml"):
+        for strength in sorted(set(strengths) - {row.strength}):
+            # Two plus signs: whether or not the row names a strength already.
+            _dvc("exp", "run", "-S", f"++styles.{style}.strength={strength:g}", target)
+            points.append(_point(style, strength, photo))
+    _dvc("repro", target)
+    return sorted(points, key=lambda point: point.strength)
+
+
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    """A file is as it was when the block ends, however that comes."""
+    before = path.read_bytes()
+    try:
+        yield
+    finally:
+        files.write(path, before)
+
+
+def _dvc(*words: str) -> None:
+    """Run DVC in the project, with this Python for its stages, until it ends."""
+    here = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    command = [sys.executable, "-m", "dvc", *words]
+    print(f"sweep: dvc {' '.join(words)}", flush=True)
+    with subprocess.Popen(
+        command, cwd=params.project_root(), env=os.environ | {"PATH": here}
+    ) as process:
+        try:
+            code = process.wait()
+        except KeyboardInterrupt:  # DVC was interrupted as well, and the training keeps its state
+            process.wait()
+            raise
+    if code:
+        raise FnstError(
+            f"`dvc {' '.join(words)}` ended with exit code {code}, for the reason that stands "
+            "above; the same command goes on from there."
+        )
+
+
+def _point(style: str, strength: float, photo: Image | None) -> Point:
+    """What lies in data/ after a training."""
+    data = params.project_root() / "data"
+    metrics = files.read_json(data / "results" / style / "metrics.json")
+    if photo is None:
+        photo = images.fit(Photos(data / "photos" / "held_out").whole(0), SIDE)
+    network = checkpoint.load(data / "models" / style).network.to(device())
+    return Point(
+        strength=strength,
+        content=metrics["content"] / params.load().style(style).content_weight,
+        style=metrics["relative_style"],
+        version=files.read_json(data / "results" / style / "registered.json")["version"],
+        photo=photo,
+        painted=stylize(network, photo),
+    )
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+
+def draw(style: str, points: Sequence[Point]) -> bytes:
+    """The curve of content against style, and below it a picture for each of its points, as JPEG.
+
+    Args:
+        style: its name.
+        points: in the order of their strengths.
+    """
+    from matplotlib.figure import Figure
+
+    cells = [("the photograph\n", points[0].photo), *((_label(p), p.painted) for p in points)]
+    rows = math.ceil(len(cells) / COLUMNS)
+    _, _, h, w = points[0].photo.shape
+    width, height, curve = w / DPI + 0.2, h / DPI + 0.7, 4.5  # inches
+    figure = Figure((COLUMNS * width, curve + rows * height), DPI, layout="constrained")
+    grid = figure.add_gridspec(1 + rows, COLUMNS, height_ratios=[curve, *[height] * rows])
+    _curve(figure.add_subplot(grid[0, :]), style, points)
+    for number, (label, image) in enumerate(cells):
+        row, column = divmod(number, COLUMNS)
+        _picture(figure.add_subplot(grid[1 + row, column]), image, label)
+    page = io.BytesIO()
+    figure.savefig(page, format="jpg", pil_kwargs={"quality": 92})
+    return page.getvalue()
+
+
+def _label(point: Point) -> str:
+    return (
+        f"strength {point.strength:g}, version {point.version}\n"
+        f"content {point.content:.3f}, style {point.style:.1%}"
+    )
+
+
+def _curve(axes: "Axes", style: str, points: Sequence[Point]) -> None:
+    axes.plot([p.content for p in points], [100 * p.style for p in points], "o-", color="#23406e")
+    for point in points:
+        axes.annotate(
+            f"{point.strength:g}",
+            (point.content, 100 * point.style),
+            xytext=(8, 6),
+            textcoords="offset points",
+            fontsize=12,
+        )
+    axes.set_title(f"{style}: content against style, by strength, on held-out photographs")
+    axes.set_xlabel("content loss: further from the photograph to the right")
+    axes.set_ylabel("style loss, % of the photograph's own")
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _picture(axes: "Axes", image: Image, title: str) -> None:
+    axes.imshow(image[0].permute(1, 2, 0).clamp(0, 1).cpu().numpy())
+    axes.set_title(title, fontsize=12)
+    axes.axis("off")

@@ -1,0 +1,84 @@
+"""Base: the network that comes with fnst, from which a new style is a few steps away.
+
+No stage of the pipeline: it is run once for a change of the network or the loss, and its result is
+committed.
+
+    python -m stages.base --start data/models/indigo-wave --photos data/photos/train \
+        --rounds 175 PAINTING...
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from fnst import build, checkpoint, files, params, pretraining, training
+from fnst.losses import PerceptualLoss
+from fnst.photos import Photos
+from fnst.progress import watch
+from fnst.stylize import device
+from stages import run
+
+# Chosen by us, by trying: of fewer steps a visit leaves little of the painting, of more the network
+# forgets the others.
+STEPS = 40
+RATE, WARMUP = 0.001, 10
+SHARES = 0.7, 0.1
+CROP, CROP_SCALE = 128, 0.4
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Visit the paintings in turn, and write the network as fnst's own."""
+    asked = _parser().parse_args(arguments)
+    wanted, where = params.load(), device()
+    dtype = training.choose_dtype("auto", where)
+    network = build.network(wanted.chosen.network, seed=0, start=asked.start).to(where)
+    paintings = [_loss(wanted, path, where, dtype) for path in asked.paintings]
+    photos = Photos(asked.photos).on(where)
+    visits = pretraining.reptile(
+        network,
+        paintings,
+        photos.batches(batch_size=1, crop=CROP, crop_scale=CROP_SCALE, seed=0),
+        rounds=asked.rounds,
+        steps=STEPS,
+        schedule=lambda step: RATE * min(1, step / WARMUP),
+        first_share=SHARES[0],
+        last_share=SHARES[1],
+        dtype=dtype,
+    )
+    with watch("base", asked.rounds) as update:
+        for number, painting, losses in visits:
+            said = f"content {losses.content:.3f}, style {losses.style:.3f}" if losses else ""
+            update(number, f"{asked.paintings[painting].stem}: {said}")
+    made = {
+        "how": f"stages.base: {asked.rounds} visits of {STEPS} steps",
+        "loss": wanted.loss.network,
+        "photographs": len(photos),
+        "start_sha256": files.sha256(asked.start / checkpoint.WEIGHTS),
+        "paintings_sha256": {path.stem: files.sha256(path) for path in asked.paintings},
+    }
+    # half precision rounds weights by a thousandth, which the first step of a training exceeds
+    checkpoint.save(checkpoint.BASE, network, style="base", training=made, dtype=torch.float16)
+    print(f"base: {checkpoint.BASE}/ is from {len(paintings)} paintings; commit it")
+
+
+def _loss(
+    wanted: params.Params, picture: Path, where: torch.device, dtype: torch.dtype
+) -> PerceptualLoss:
+    vgg = build.only_file(Path("data/raw/network"))
+    style = params.Style(str(picture))
+    return build.loss(wanted.loss, style, picture=picture, vgg=vgg, device=where, dtype=dtype)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m stages.base", description=__doc__)
+    parser.add_argument("paintings", type=Path, nargs="+", help="pictures to learn from")
+    parser.add_argument("--start", type=Path, required=True, help="a trained checkpoint's folder")
+    parser.add_argument("--photos", type=Path, required=True, help="a packed set's folder")
+    parser.add_argument("--rounds", type=int, required=True, help="visits to paintings in all")
+    return parser
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,97 @@
+"""The gate: no worse than the champion on the same photographs, and no artefact."""
+
+import math
+
+import pytest
+
+from fnst.gate import Measured, interval, judge, read
+
+NAN = math.nan
+
+
+def measured(number, total=1.0, *, judged_by="x", totals=(), **metrics):
+    return Measured(number, judged_by, {"total": total, **metrics}, totals)
+
+
+def test_the_first_version_passes_in_any_case():
+    assert judge(measured(1), None, {}).passed
+    worst = judge(measured(1, grid=NAN), None, {"grid": 1.5})
+    assert worst.passed
+    assert "although grid nan is above its limit 1.5" in worst.reason
+
+
+@pytest.mark.parametrize(
+    ("total", "word", "relation"),
+    [
+        (0.9, "passed", "better than"),
+        (1.0, "passed", "no worse than"),
+        (1.1, "refused", "worse than"),
+        (NAN, "refused", "worse than"),
+    ],
+)
+def test_without_intervals_the_totals_decide(total, word, relation):
+    verdict = judge(measured(2, total), measured(1), {})
+    assert verdict.word == word
+    assert verdict.reason.startswith(f"{relation} version 1: held-out total {total:.4g} against 1")
+
+
+@pytest.mark.parametrize(("total", "passes"), [(1.1, True), (1.2, True), (1.21, False)])
+def test_a_total_within_the_champions_interval_is_no_worse(total, passes):
+    champion = measured(1, total_low=0.7, total_high=1.2)
+    verdict = judge(measured(2, total), champion, {})
+    assert verdict.passed == passes
+    assert "against 1 (95% between 0.7 and 1.2)" in verdict.reason
+
+
+def test_the_same_photographs_tell_what_intervals_cannot():
+    """Each photograph is a little worse; between photographs lies far more."""
+    totals = [1.0, 3.0, 2.0, 7.0, 5.0]
+    champion = measured(1, 3.6, totals=totals, total_low=1.8, total_high=5.4)
+    worse = measured(2, 3.65, totals=[t + 0.05 for t in totals])
+    assert judge(worse, champion, {}).word == "refused"
+    mixed = [t + d for t, d in zip(totals, (0.1, -0.1, 0.2, 0.1, -0.2), strict=True)]
+    assert judge(measured(2, 3.62, totals=mixed), champion, {}).passed
+
+
+def test_tables_of_different_length_are_no_pairs():
+    champion = measured(1, totals=[1.0, 1.0], total_low=0.5, total_high=1.5)
+    assert judge(measured(2, 1.4, totals=[1.4]), champion, {}).passed
+
+
+def test_a_limit_that_is_kept_null_or_not_measured_is_none():
+    limits = {"grid": 1.5, "border": None, "flat": 0.1}
+    assert judge(measured(2, grid=1.5, border=99.0), measured(1), limits).passed
+    assert not judge(measured(2, grid=1.51), measured(1), limits).passed
+
+
+def test_a_verdict_names_all_that_is_wrong():
+    verdict = judge(measured(2, 2.0, grid=3.0), measured(1), {"grid": 1.5})
+    assert verdict.reason.startswith("grid 3 is above its limit 1.5 and worse than version 1")
+
+
+def test_other_photographs_are_not_compared_but_limits_hold():
+    champion = measured(1)
+    other = measured(2, 0.1, judged_by="y")
+    assert judge(other, champion, {}).word == "not compared"
+    flawed = measured(2, 0.1, judged_by="y", grid=2.0)
+    assert str(judge(flawed, champion, {"grid": 1.5})) == "refused: grid 2 is above its limit 1.5"
+
+
+def test_a_version_without_a_total_is_not_compared():
+    empty = Measured(2, "x", {})
+    assert judge(empty, measured(1), {}).reason == "version 2 has no held-out total"
+
+
+def test_a_verdict_is_read_as_it_was_written():
+    verdict = judge(measured(2, 1.1), measured(1), {})
+    assert read(str(verdict)) == verdict
+    assert read("not champion: held-out total 2 > 1 of version 1").word == "refused"
+
+
+def test_the_interval_of_the_mean():
+    assert interval([3.0]) == (3.0, 3.0)
+    low, high = interval([0.0, 1.0] * 50)
+    # 1.96 standard errors of a mean of 100: 1.96 * 0.5 / 10
+    assert low == pytest.approx(0.5 - 0.098, abs=0.01)
+    assert high == pytest.approx(0.5 + 0.098, abs=0.01)
+    assert interval([0.0, 1.0] * 50) == (low, high)

@@ -1,0 +1,89 @@
+"""The trade-off of content against style; the pipeline's test runs a sweep whole."""
+
+import contextlib
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from fnst import sweep
+from fnst.errors import FnstError, ImageError, ParamsError
+from fnst.sweep import Point
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A project that DVC knows nothing of."""
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    monkeypatch.setenv("FNST_ROOT", str(tmp_path))
+    return tmp_path
+
+
+def points(count):
+    colours = torch.linspace(0, 1, count)
+    return [
+        Point(
+            2.0**i,
+            0.1 * i,
+            0.5 / (i + 1),
+            i + 1,
+            torch.ones(1, 3, 40, 60),
+            colour.expand(1, 3, 40, 60),
+        )
+        for i, colour in enumerate(colours)
+    ]
+
+
+@pytest.mark.parametrize(("count", "rows"), [(1, 1), (3, 2), (5, 2), (6, 3)])
+def test_the_page_has_the_curve_and_rows_of_three_pictures(count, rows):
+    with Image.open(io.BytesIO(sweep.draw("wave", points(count)))) as page:
+        assert page.format == "JPEG"
+        assert page.size == pytest.approx((3 * 80, 450 + rows * 110), abs=2)
+
+
+def test_each_point_has_its_picture_on_the_page():
+    shown = [torch.zeros(1, 3, 40, 60) for _ in range(3)]
+    for channel, image in enumerate(shown):
+        image[:, channel] = 1
+    white = torch.ones(1, 3, 40, 60)
+    page = sweep.draw("wave", [Point(1.0, 0.5, 0.5, i, white, shown[i]) for i in range(3)])
+    with Image.open(io.BytesIO(page)) as image:
+        pixels = np.asarray(image.convert("RGB")).reshape(-1, 3).astype(int)
+    for channel in range(3):
+        colour = 255 * np.eye(3, dtype=int)[channel]
+        assert (np.abs(pixels - colour).max(1) < 40).sum() > 500
+
+
+def test_a_style_that_does_not_weigh_content_has_nothing_to_trade(project):
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["styles"]["indigo-wave"]["content_weight"] = 0
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    with pytest.raises(ParamsError, match="expected a content_weight above 0"):
+        sweep.sweep("indigo-wave", [1.0])
+
+
+def test_a_photograph_that_cannot_be_read_is_said_before_any_training(project, tmp_path):
+    with pytest.raises(ImageError, match="there is no such file"):
+        sweep.sweep("indigo-wave", [1.0], tmp_path / "cat.jpg")
+
+
+def test_when_dvc_fails_it_is_said_what_was_run(project, capfd):
+    with pytest.raises(FnstError, match=r"`dvc repro register@indigo-wave` ended with exit code"):
+        sweep.sweep("indigo-wave", [1.0])
+    assert "you are not inside of a DVC repository" in capfd.readouterr().err
+
+
+def test_params_are_as_they_were_after_an_interrupt(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("strength: 1  # mine\n")
+    with contextlib.suppress(KeyboardInterrupt), sweep._kept(path):
+        path.write_text("strength: 4\n")
+        raise KeyboardInterrupt
+    assert path.read_text() == "strength: 1  # mine\n"
