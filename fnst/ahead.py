@@ -3,43 +3,41 @@
 import contextlib
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from typing import TypeVar
 
 T = TypeVar("T")
 
-# So often a thread looks whether it is still wanted.
-LOOK_SECONDS = 0.1
+TICK_SECONDS = 0.1  # so often a thread that waits looks whether it is still wanted
 
 
-def ahead(items: Iterable[T], depth: int = 2) -> Iterator[T]:
+def ahead(items: Iterable[T], depth: int = 2) -> Generator[T, None, None]:
     """The same items; a thread of its own makes so many of them in advance, and no more.
 
-    What goes wrong in it is raised here. Whoever stops early closes this generator, which ends the
-    thread and closes the one that it draws from.
+    What goes wrong in it is raised here. Whoever stops early closes this generator: that ends the
+    thread, and closes the generator that it draws from.
     """
     made: queue.Queue[tuple[T] | BaseException | None] = queue.Queue(depth)
     unwanted = threading.Event()
 
-    def put(what: tuple[T] | BaseException | None) -> None:
+    def put(what: tuple[T] | BaseException | None) -> bool:
         while not unwanted.is_set():
             with contextlib.suppress(queue.Full):
-                return made.put(what, timeout=LOOK_SECONDS)
-        return None
+                made.put(what, timeout=TICK_SECONDS)
+                return True
+        return False
 
     def make() -> None:
-        source = iter(items)
         try:
-            for item in source:
-                put((item,))
-                if unwanted.is_set():
+            for item in items:
+                if not put((item,)):
                     break
-            put(None)
         except BaseException as error:
             put(error)
         finally:
-            if isinstance(source, Iterator) and hasattr(source, "close"):
-                source.close()
+            if isinstance(items, Generator):
+                items.close()
+        put(None)
 
     thread = threading.Thread(target=make, daemon=True)
     thread.start()

@@ -1,8 +1,8 @@
 """Where things came from: the motion between two frames of a clip, at every position.
 
-Lucas and Kanade's method, densely and from coarse to fine: around each position, the shift is sought
-that makes a window of one frame fit into the other best. Windows overlap, so that the sums are box
-filters, and a frame takes as many operations on a GPU as its pyramid has levels.
+Lucas and Kanade's method, densely and from coarse to fine: around each position, the shift is
+sought that makes a window of one frame fit into the other best. Windows overlap, so that their sums
+are box filters.
 
 Letters in shapes: ``h`` x ``w`` positions; ``c`` channels.
 
@@ -55,8 +55,9 @@ def carry(maps: Maps, along: Motion, *, mode: str = "bilinear") -> Maps:
 def inside(along: Motion) -> Float[Tensor, "1 1 h w"]:
     """1 where things came from within the frame, 0 where they came from beyond its edge."""
     _, _, h, w = along.shape
-    x, y = (along + _places(h, w, along.device)).split(1, 1)
-    return ((x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)).float()
+    places = along + _places(h, w, along.device)
+    x, y = places[:, :1], places[:, 1:]
+    return ((x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)).to(along.dtype)
 
 
 def resize(along: Motion, h: int, w: int) -> Motion:
@@ -84,12 +85,12 @@ def _refine(found: Motion, before: Gray, after: Gray) -> Motion:
     before, after = before - window(before, 2 * WINDOW + 1), after - window(after, 2 * WINDOW + 1)
     slopes = _slopes(after)
     dx, dy = slopes[:, :1], slopes[:, 1:]
-    xx, xy, yy = window(torch.cat((dx * dx, dx * dy, dy * dy), 1), WINDOW).split(1, 1)
+    xx, xy, yy = window(torch.cat((dx * dx, dx * dy, dy * dy), 1), WINDOW)[0, :, None, None]
     xx, yy = xx + FLAT, yy + FLAT
     scale = (xx * yy - xy * xy).reciprocal()
     for _ in range(ROUNDS):
         off = after - carry(before, found)
-        bx, by = window(slopes * off, WINDOW).split(1, 1)
+        bx, by = window(slopes * off, WINDOW)[0, :, None, None]
         step = torch.cat((yy * bx - xy * by, xx * by - xy * bx), 1) * scale
         found = window(found + step.clamp_(-LEAP, LEAP), 5)
     return found
