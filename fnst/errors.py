@@ -5,6 +5,7 @@ FnstError
 ├── AssetError          a file could not be had, or is not the file its hash promises
 ├── ImageError          a picture cannot be read, or a result cannot be written
 │   └── HugeError       it promises more pixels or frames than are read unasked
+├── VideoError         a clip cannot be read, or what it becomes cannot be written
 ├── CheckpointError     a model on disk is damaged, foreign or made for something else
 ├── TrainingError       training cannot start, go on or end well
 ├── RegistryError       MLflow does not know this style or version, or does not answer
@@ -33,6 +34,10 @@ class ImageError(FnstError):
 
 class HugeError(ImageError):
     """A picture has more pixels or frames than anybody is likely to mean."""
+
+
+class VideoError(FnstError):
+    """A clip could not be read or written."""
 
 
 class CheckpointError(FnstError):

@@ -40,6 +40,13 @@ def write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def settle(written: Path, path: Path) -> None:
+    """Give a file that is written its name, once it has reached the disk."""
+    with written.open("r+b") as file:
+        os.fsync(file.fileno())
+    written.replace(path)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as indented JSON, whole or not at all.
 
