@@ -8,20 +8,20 @@ import contextlib
 import json
 import os
 import shlex
-import shutil
 import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fnst.errors import CheckpointError, FnstError, ImageError, RegistryError
+from fnst.errors import FnstError, ImageError, RegistryError, VideoError
 
 if TYPE_CHECKING:
     from typing import TextIO
@@ -29,12 +29,9 @@ if TYPE_CHECKING:
     import torch
 
     from fnst.batch import Job, Plan
-    from fnst.controls import Controls, Ingredient
-    from fnst.images import Picture
-    from fnst.network import TransformerNetwork
     from fnst.overlap import Done
     from fnst.progress import Update
-    from fnst.shelf import Model
+    from fnst.studio import Painter
 
 
 def _examples(*lines: str) -> str:
@@ -71,6 +68,29 @@ Device = Annotated[
     str, typer.Option("--device", "-d", help="cpu, cuda, cuda:1, mps; auto is the best here.")
 ]
 
+
+class Precision(StrEnum):
+    """Of the convolutions."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+
+
+class Pixels(StrEnum):
+    """What an exported file takes and gives."""
+
+    uint8 = "uint8"
+    float = "float"
+
+
+class Layout(StrEnum):
+    """The order of its axes."""
+
+    nhwc = "nhwc"
+    nchw = "nchw"
+
+
 DEBUG = "FNST_DEBUG"
 CONTROLS = "Controls"  # the heading above them in the help
 
@@ -102,15 +122,6 @@ def options(
 # --- stylize --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Painter:
-    """What paints each photograph, and what to call it."""
-
-    paint: "Callable[[Picture], Picture]"
-    label: str  # in the names of results
-    said: str  # to the reader
-
-
 @app.command(
     epilog=_examples(
         "`fnst stylize photo.jpg` uses the champion of the only style",
@@ -118,7 +129,7 @@ class Painter:
         "`fnst stylize -o painted/ photos/` fills a folder with all pictures of another",
         "`fnst stylize -o painted/ 'photos/**/*.jpg'` takes what fits a pattern",
         "`fnst stylize -o wave.webp --quality 80 photo.jpg` names the result and its format",
-        "`fnst stylize moving.gif` paints frame by frame",
+        "`fnst stylize moving.gif clip.mp4` paints frame by frame; clips keep their sound",
         "`fnst stylize - < photo.jpg > painted.jpg` reads and writes pipes",
         "`fnst stylize --max-memory 2GB panorama.tif` paints 48 megapixels and more",
         "`fnst stylize --strength 0.5 --keep-colors photo.jpg` paints half, in the photo's colours",
@@ -130,7 +141,9 @@ class Painter:
 def stylize(
     photos: Annotated[
         list[str],  # what cannot be read is named when its turn comes, and stops no other
-        typer.Argument(metavar="PHOTO", help="Pictures, folders, patterns, or - to pipe one in."),
+        typer.Argument(
+            metavar="PHOTO", help="Pictures, clips, folders, patterns, or - to pipe one in."
+        ),
     ],
     style: Style = None,
     numbers: Annotated[
@@ -215,7 +228,20 @@ def stylize(
         bool,
         typer.Option("--allow-huge", help="Read pictures above 250 megapixels or 10,000 frames."),
     ] = False,
+    steady: Annotated[
+        bool,
+        typer.Option(
+            "--steady/--no-steady", help="Of clips: let strokes stay where things are the same."
+        ),
+    ] = True,
     device: Device = "auto",
+    precision: Annotated[
+        Precision,
+        typer.Option(
+            help="bf16 is faster and a few levels off in single pixels; auto is fp32 on a CPU and "
+            "bf16 on a GPU that has it."
+        ),
+    ] = Precision.auto,
     max_memory: Annotated[
         str | None,
         typer.Option(
@@ -232,26 +258,58 @@ def stylize(
     _check_one_way({"--model-version": numbers, "--alias": alias, "--blend": blend})
     _check_one_way({"--style": style, "--blend": blend})
     _check_project()
-    from fnst import batch, controls, memory, overlap
+    from fnst import clips, controls, memory, studio
     from fnst.stylize import device as find_device
 
-    where = find_device(device)
-    limit = memory.parse(max_memory) if max_memory else memory.budget(where)
-    steering = controls.Controls(
-        stroke_size=stroke_size,
-        strength=strength,
-        keep_colors=keep_colors,
-        mask=controls.load_mask(mask) if mask else None,
-    )
+    moving = [Path(word) for word in photos if clips.is_clip(Path(word))]
+    still = [word for word in photos if not clips.is_clip(Path(word))]
     versions = [controls.Ingredient(style, version) for version in _wanted(numbers, alias)]
-    mixtures = [controls.ingredients(blend)] if blend else [[version] for version in versions]
-    painter = _painter(mixtures, steering, where, limit, compare=compare)
+    if moving and (compare or len(versions) > 1):
+        raise typer.BadParameter("sheets are for pictures; paint clips with one version each")
+    where = find_device(device)
+    painter = studio.painter(
+        [controls.ingredients(blend)] if blend else [[version] for version in versions],
+        controls.Controls(
+            stroke_size=stroke_size,
+            strength=strength,
+            keep_colors=keep_colors,
+            mask=controls.load_mask(mask) if mask else None,
+        ),
+        where,
+        max_memory=memory.parse(max_memory) if max_memory else memory.budget(where),
+        precision=precision.value,
+        compare=compare,
+    )
+    how = _How(output, overwrite=overwrite, quality=quality, allow_huge=allow_huge, steady=steady)
+    failed = _paint_photos(painter, still, how) if still else 0
+    failed += _paint_clips(painter, moving, where, how) if moving else 0
+    if failed:
+        raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _How:
+    """What the reader said about results."""
+
+    output: str | None
+    overwrite: bool
+    quality: int | None
+    allow_huge: bool
+    steady: bool
+
+
+def _paint_photos(painter: "Painter", photos: list[str], how: _How) -> int:
+    """Paint pictures, and say so; how many could not be."""
+    from fnst import batch, overlap
+
     try:
-        plan = batch.plan(photos, output, painter.label, overwrite=overwrite, piped=_piped_in)
+        plan = batch.plan(
+            photos, how.output, painter.label, overwrite=how.overwrite, piped=_piped_in
+        )
     except batch.OutputError as error:
         raise typer.BadParameter(str(error)) from error
     paint = overlap.Stopwatch(painter.paint)
-    finished = overlap.run(paint, plan.jobs, quality=quality, allow_huge=allow_huge)
+    finished = overlap.run(paint, plan.jobs, quality=how.quality, allow_huge=how.allow_huge)
     painted: list[Job] = []
     out = _where_to_talk(plan)
     began = time.perf_counter()
@@ -266,7 +324,40 @@ def stylize(
         )
         raise typer.Exit(130) from None
     share = paint.seconds / (time.perf_counter() - began)
-    _conclude(plan, painted, painter.said, share, output, out)
+    return _conclude(plan, painted, painter.said, share, how.output, out)
+
+
+def _paint_clips(painter: "Painter", clips: list[Path], where: "torch.device", how: _How) -> int:
+    """Paint clips one after the other, and say so; how many could not be."""
+    from fnst import video
+
+    targets = video.targets(clips, how.output, painter.label, overwrite=how.overwrite)
+    failed = 0
+    for clip, target in zip(clips, targets, strict=True):
+        if target.exists() and not how.overwrite:
+            print(f"done before: {target}; --overwrite paints it again")
+            continue
+        try:
+            done = video.stylize(
+                clip,
+                target,
+                painter.paint_frame,
+                made_by=painter.made_of,
+                device=where,
+                steady=how.steady,
+                overwrite=how.overwrite,
+            )
+        except KeyboardInterrupt:
+            print("stopped: the same command goes on with the rest", file=sys.stderr)
+            raise typer.Exit(130) from None
+        except VideoError as error:
+            _say(error)
+            failed += 1
+            continue
+        for note in done.notes:
+            print(f"note: {clip}: {note}", file=sys.stderr)
+        print(f"Stylized with {painter.said}: {target} ({done.frames} frames)", flush=True)
+    return failed
 
 
 def _wanted(numbers: str | None, alias: str | None) -> list[str | None]:
@@ -277,62 +368,6 @@ def _wanted(numbers: str | None, alias: str | None) -> list[str | None]:
     if not all(part.isdecimal() and int(part) for part in parts):
         raise typer.BadParameter(f"expected a version such as 3, or several as 1,2, got {numbers}")
     return [*dict.fromkeys(parts)]
-
-
-def _painter(
-    mixtures: "Sequence[Sequence[Ingredient]]",
-    steering: "Controls",
-    where: "torch.device",
-    limit: int,
-    *,
-    compare: bool,
-) -> Painter:
-    """What paints with one mixture, or with several side by side on a sheet."""
-    from fnst import controls, sheets, strips
-
-    paints, labels = {}, []
-    for mixture in mixtures:
-        found = [_load(each.style, each.number, each.alias) for each in mixture]
-        weights = [each.weight for each in mixture]
-        name, label = _called([model for model, _ in found], weights)
-        brushes = [
-            partial(strips.stylize, network.to(where), max_memory=limit) for _, network in found
-        ]
-        paints[name] = controls.compose(list(zip(brushes, weights, strict=True)), steering)
-        labels.append(label)
-    label = "-".join(labels) + steering.label + ("-compare" if compare else "")
-    return Painter(sheets.painter(paints, before=compare), label, ", ".join(paints))
-
-
-def _called(models: "Sequence[Model]", weights: Sequence[float]) -> tuple[str, str]:
-    """What a mixture of versions is called, and what that is in the name of a file."""
-    names = [f"{model.style} version {model.number}" for model in models]
-    labels = [f"{model.style}-v{model.number}" for model in models]
-    if len(models) == 1:
-        return names[0], labels[0]
-    shares = [weight / sum(weights) for weight in weights]
-    return (
-        " and ".join(f"{share:.0%} {name}" for share, name in zip(shares, names, strict=True)),
-        "-".join(f"{label}-{share:.2g}" for share, label in zip(shares, labels, strict=True)),
-    )
-
-
-def _load(
-    style: str | None, number: int | None, alias: str | None
-) -> "tuple[Model, TransformerNetwork]":
-    """The network of a version; when the copy in the cache is damaged, it is fetched anew."""
-    from fnst import checkpoint, registry
-
-    def fetch() -> "Model":
-        return registry.fetch(style, number=number, alias=alias or registry.CHAMPION)
-
-    model = fetch()
-    try:
-        return model, checkpoint.load(model.folder).network
-    except CheckpointError:
-        shutil.rmtree(model.folder, ignore_errors=True)
-        model = fetch()
-        return model, checkpoint.load(model.folder).network
 
 
 def _piped_in() -> bytes:
@@ -397,8 +432,8 @@ def _conclude(
     share: float,
     output: str | None,
     out: "TextIO",
-) -> None:
-    """Say which version painted and where to look; an error when photographs failed."""
+) -> int:
+    """Say which version painted and where to look; how many could not be painted."""
     jobs, count = plan.jobs, len(painted)
     if plan.earlier:
         print(f"results of earlier runs, left alone: {plan.earlier}", file=out)
@@ -415,10 +450,9 @@ def _conclude(
         )
     elif not jobs:
         print("Nothing is left to paint.", file=out)
-    if count < len(jobs):
-        if len(jobs) > 1:
-            _say(ImageError(f"{len(jobs) - count} of {len(jobs)} photos could not be stylized."))
-        raise typer.Exit(1)
+    if count < len(jobs) and len(jobs) > 1:
+        _say(ImageError(f"{len(jobs) - count} of {len(jobs)} photos could not be stylized."))
+    return len(jobs) - count
 
 
 # --- the registry ---------------------------------------------------------------------------------
@@ -638,13 +672,13 @@ def evaluate(
     """
     _check_one_way({"--model-version": number, "--alias": alias})
     _check_project()
-    from fnst import audit, checkpoint
+    from fnst import audit, checkpoint, studio
     from fnst.progress import watch
     from fnst.stylize import device as find_device
     from fnst.stylize import stylize as paint
 
     found, where = audit.sources_in(photos), find_device(device)
-    model, network = _load(style, number, alias)
+    model, network = studio.load(style, number, alias)
     judge = audit.judge(checkpoint.read_card(model.folder), where)
     painter = partial(paint, network.to(where))
     with watch("judging", len(found)) as update:
@@ -682,6 +716,53 @@ def _numbers_table(report: Mapping[str, Any]) -> None:
         f"\n{report['style']} version {report['version']} on {report['photographs']} photographs: "
         "means, and where to expect those of other such photographs."
     )
+
+
+@app.command(
+    epilog=_examples(
+        "`fnst export` writes the champion as great-wave-v3.onnx, or what it is called",
+        "`fnst export -m 3 -o wave.onnx` names version and file",
+        "`fnst export --pixels float --layout nchw` takes what networks take, 0 to 1",
+    )
+)
+def export(
+    style: Style = None,
+    number: Number = None,
+    alias: Alias = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="An .onnx file.")
+    ] = None,
+    pixels: Annotated[
+        Pixels, typer.Option(help="uint8 from 0 to 255, as decoders give them, or float, 0 to 1.")
+    ] = Pixels.uint8,
+    layout: Annotated[
+        Layout, typer.Option(help="nhwc, as decoders give them, or nchw.")
+    ] = Layout.nhwc,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is there already.")
+    ] = False,
+) -> None:
+    """Write a version as an ONNX file, for browsers, phones and other runtimes.
+
+    Any picture goes in and comes out in its size; margins and colours are part of the file.
+    """
+    _check_one_way({"--model-version": number, "--alias": alias})
+    _check_project()
+    from fnst import checkpoint, studio
+    from fnst import export as exporting
+
+    model, _ = studio.load(style, number, alias)
+    target = output or Path(f"{model.style}-v{model.number}.onnx")
+    if target.exists() and not overwrite:
+        raise FnstError(f"{target} is there already; say --overwrite to replace it.")
+    exporting.write(
+        target,
+        checkpoint.load(model.folder),
+        version=model.number,
+        pixels=pixels.value,
+        layout=layout.value,
+    )
+    print(f"{model.style} version {model.number}: {target}")
 
 
 @app.command(
@@ -763,7 +844,7 @@ def _sample(style: str, version: int, weights: str, folder: Path) -> Path:
     """A sample photograph, stylized with this version unless these weights have done it before."""
     import torch
 
-    from fnst import assets, batch, controls, memory, overlap
+    from fnst import assets, batch, controls, memory, overlap, studio
     from fnst.params import project_root
 
     target = folder / f"stylized-{weights[:8]}.jpg"
@@ -773,7 +854,7 @@ def _sample(style: str, version: int, weights: str, folder: Path) -> Path:
         mixture = [controls.Ingredient(style, str(version))]
         cpu = torch.device("cpu")
         limit = memory.budget(cpu)
-        painter = _painter([mixture], controls.Controls(), cpu, limit, compare=False)
+        painter = studio.painter([mixture], controls.Controls(), cpu, max_memory=limit)
         for done in overlap.run(painter.paint, [batch.Job(photo, target, ".jpg")]):
             if done.error:
                 raise done.error

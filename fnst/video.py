@@ -177,6 +177,8 @@ def targets(
 ) -> list[Path]:
     """What clips become: beside each, in a folder, or the one file that is named.
 
+    One that is there already is refused if it is the only one, and else done.
+
     Args:
         sources: the clips.
         output: a file for one clip, or a folder, or None.
@@ -192,8 +194,8 @@ def targets(
             raise VideoError(f"several clips would become {place}; take different folders.")
         if place.resolve() in {each.resolve() for each in sources}:
             raise VideoError(f"{place} is a clip to repaint itself; choose another --output.")
-        if place.exists() and not overwrite:
-            raise VideoError(f"{place} is there already; say --overwrite to replace it.")
+    if len(places) == 1 and places[0].exists() and not overwrite:
+        raise VideoError(f"{places[0]} is there already; say --overwrite to replace it.")
     return places
 
 
