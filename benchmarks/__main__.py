@@ -19,6 +19,7 @@ from benchmarks import (
     stylize,
     train_step,
     training,
+    video,
 )
 from fnst.params import nearest
 
@@ -35,8 +36,9 @@ BENCHMARKS: dict[str, Callable[[], Iterable[Result]]] = {
     "training": training.measure,
     "precision": precision.measure,
     "large": large.measure,
+    "video": video.measure,
 }
-LONG = {"large", "precision"}  # take so long that only its name runs it
+LONG = {"large", "precision", "video"}  # take so long that only its name runs it
 
 COLUMNS = ("name", "value", "unit", "ratio", "limit")
 

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 Gray = Float[Tensor, "1 1 h w"]
 Motion = Float[Tensor, "1 2 h w"]  # in pixels, x before y: what is here was there
 Maps = Float[Tensor, "1 c h w"]
+Smaller = Float[Tensor, "1 1 _ _"]
 
 # All chosen by us, on the clip that `python -m benchmarks video` measures.
 WINDOW = 7  # pixels a side
@@ -60,7 +61,7 @@ def inside(along: Motion) -> Float[Tensor, "1 1 h w"]:
     return ((x >= 0) & (x <= w - 1) & (y >= 0) & (y <= h - 1)).to(along.dtype)
 
 
-def resize(along: Motion, h: int, w: int) -> Motion:
+def resize(along: Float[Tensor, "1 2 _ _"], h: int, w: int) -> Float[Tensor, "1 2 _ _"]:
     """The same motion in frames of another size."""
     _, _, rows, columns = along.shape
     if (rows, columns) == (h, w):
@@ -104,7 +105,7 @@ def _slopes(image: Gray) -> Motion:
     return torch.cat((across, down), 1)
 
 
-def _half(image: Gray) -> Gray:
+def _half(image: Gray) -> Smaller:
     return F.interpolate(image, scale_factor=0.5, mode="bilinear", antialias=True)
 
 

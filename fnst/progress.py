@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import (
@@ -22,6 +22,7 @@ from rich.progress import (
 LINE_SECONDS = 15.0
 
 
+@runtime_checkable
 class Update(Protocol):
     """Tells how far the work is, and what else is worth seeing."""
 

@@ -95,7 +95,7 @@ def _broadly(change: Image) -> Image:
     return F.interpolate(blocks, (h, w), mode="bilinear")
 
 
-def _gray(image: Image, scale: int) -> flow.Gray:
+def _gray(image: Image, scale: int) -> flow.Smaller:
     gray = (image * image.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
     if scale == 1:
         return gray

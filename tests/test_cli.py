@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import clip_fixtures
 import numpy as np
 import pytest
 import torch
@@ -22,7 +23,18 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 Usage = namedtuple("Usage", "total used free")
 GATE = {1: "passed: the first version of its style", 2: "refused: worse than version 1"}
-COMMANDS = ("stylize", "models", "show", "promote", "evaluate", "ui", "needs", "sweep", "summary")
+COMMANDS = (
+    "stylize",
+    "models",
+    "show",
+    "promote",
+    "evaluate",
+    "export",
+    "ui",
+    "needs",
+    "sweep",
+    "summary",
+)
 
 
 @pytest.fixture(scope="session")
@@ -219,6 +231,51 @@ def test_a_terminal_gets_no_picture(fnst, monkeypatch):
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     said = fnst("stylize", "photo.jpg", "-o", "-", code=2)
     assert "a picture is not for a terminal" in said.err
+
+
+def test_a_clip_is_painted_and_keeps_its_sound(fnst):
+    clip_fixtures.write(Path("clip.mp4"), sound="aac")
+    said = fnst("stylize", "clip.mp4", "photo.jpg", "-o", "out")
+    assert said.out.splitlines() == [
+        "Stylized with ink version 1: out/photo-ink-v1.jpg",
+        "Stylized with ink version 1: out/clip-ink-v1.mp4 (10 frames)",
+    ]
+    assert clip_fixtures.packets("out/clip-ink-v1.mp4")
+    assert "is there already" in fnst("stylize", "clip.mp4", "-o", "out", code=1).err
+    assert fnst("stylize", "clip.mp4", "-o", "out", "--overwrite").out
+
+
+def test_of_several_clips_one_bad_one_stops_no_other_and_none_is_painted_twice(fnst):
+    Path("bad.mp4").write_text("no clip")
+    for name in ("a.mp4", "b.mp4"):
+        clip_fixtures.write(Path(name))
+    said = fnst("stylize", "bad.mp4", "a.mp4", "b.mp4", code=1)
+    assert "error: bad.mp4: this is not a video that can be read." in said.err
+    assert Path("b-ink-v1.mp4").exists()
+    again = fnst("stylize", "a.mp4", "b.mp4")
+    assert again.out.splitlines() == [
+        "done before: a-ink-v1.mp4; --overwrite paints it again",
+        "done before: b-ink-v1.mp4; --overwrite paints it again",
+    ]
+
+
+def test_sheets_of_clips_are_refused(fnst):
+    said = fnst("stylize", "clip.mp4", "--compare", code=2)
+    assert "sheets are for pictures" in said.err
+
+
+def test_a_version_is_exported_and_nothing_is_overwritten_unasked(fnst):
+    import onnxruntime
+
+    assert fnst("export", "-m", 2).out == "ink version 2: ink-v2.onnx\n"
+    session = onnxruntime.InferenceSession("ink-v2.onnx")
+    photo = np.asarray(Image.open("other.png").convert("RGB"))[None]
+    (painted,) = session.run(None, {"photo": photo})
+    fnst("stylize", "-m", 2, "other.png")
+    ours = np.asarray(Image.open("other-ink-v2.png").convert("RGB")).astype(int)
+    assert np.abs(painted[0] - ours).max() <= 1
+    assert "is there already" in fnst("export", "-m", 2, code=1).err
+    fnst("export", "-m", 1, "-o", "ink-v2.onnx", "--overwrite")
 
 
 @pytest.mark.parametrize("name", ["-dash.png", "two words é 日本.png"])
