@@ -2,9 +2,8 @@
 
 import os
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
-from functools import partial
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
@@ -58,9 +57,8 @@ def measure() -> Iterator[Result]:
         photos = _read(source)
         alone = painted(source, paint, steady=False)
         steadied = painted(source, paint, steady=True)
-    flicker, sharpness = ([f(x) for x in (alone[0], steadied[0])] for f in (
-        partial(_warping, photos), _sharpness,
-    ))  # fmt: skip
+    flicker = [_warping(photos, shown) for shown, _ in (alone, steadied)]
+    sharpness = [_sharpness(shown) for shown, _ in (alone, steadied)]
     yield Result("video/alone/warping", flicker[0], "levels")
     yield Result("video/steady/warping", flicker[1], "levels", flicker[0] / flicker[1])
     yield Result("video/alone/sharpness", sharpness[0], "levels")
@@ -90,10 +88,8 @@ def painted(source: Path, paint: Paint, *, steady: bool) -> tuple[list[Tensor], 
 
 def noise(path: Path, count: int) -> Path:
     """A clip of coarse noise, 320x180."""
-    return _written(
-        path,
-        (torch.rand(1, 3, 180, 320).mul(255).to(torch.uint8) for _ in range(count)),  # type: ignore[arg-type]
-    )
+    pictures = (torch.rand(1, 3, 180, 320).mul(255).to(torch.uint8) for _ in range(count))
+    return _written(path, pictures)
 
 
 def _frames() -> list[Path]:
@@ -112,7 +108,7 @@ def _read(path: Path) -> list[Tensor]:
     return [frame.pixels for frame in clips.read(path).frames()]
 
 
-def _written(path: Path, pictures: Sequence[Tensor]) -> Path:
+def _written(path: Path, pictures: Iterable[Tensor]) -> Path:
     """A clip of these pictures."""
     av = frames.pyav()
     colours = frames.Colours(*[frames.BT709, frames.LIMITED], *[frames.BT709] * 3)
@@ -120,8 +116,9 @@ def _written(path: Path, pictures: Sequence[Tensor]) -> Path:
         stream = out.add_stream("libx264", 25, options={"crf": str(NEAR_LOSSLESS)})
         stream.time_base = stream.codec_context.time_base = UNIT
         for index, pixels in enumerate(pictures):
-            stream.height, stream.width = pixels.shape[2:]
-            frames.label(stream, colours)
+            if index == 0:
+                stream.height, stream.width = pixels.shape[2:]
+                frames.label(stream, colours)
             frame = frames.from_pixels(pixels, colours, "yuv420p")
             frame.pts, frame.time_base = STEP * index, UNIT
             out.mux(stream.encode(frame))
