@@ -111,7 +111,8 @@ def _markdown(results: Iterable[tuple[str, Result]]) -> None:
     by_name: dict[str, list[Result]] = {}
     for name, result in results:
         by_name.setdefault(name, []).append(result)
-    print("# Benchmarks\n\n`make bench` measures this page anew. A ratio is to a baseline that ran")
+    print("# Benchmarks\n\n`make bench` measures this page anew, but for what takes long and is asked")
+    print("for by name (large, precision, video). A ratio is to a baseline that ran")
     print("in turns with ours; above 1 is better. A limit is the share of this machine's measured")
     print("peak.")
     for name, found in by_name.items():

@@ -52,8 +52,10 @@ def judge(card: Mapping[str, Any], device: torch.device) -> Judge:
     """
     trained, name = card["training"], card["style"]
     try:
+        # a training that does not speak of the grid knew of none
+        said = {"grid_weight": 0.0} | trained["params"]["loss"]
         style = params.read(params.Style, trained["params"]["style"], "model.json: style")
-        loss = params.read(params.Loss, trained["params"]["loss"], "model.json: loss")
+        loss = params.read(params.Loss, said, "model.json: loss")
         of_painting, of_network = trained["style_sha256"], trained["loss_network_sha256"]
     except KeyError as error:
         raise CheckpointError(
@@ -102,7 +104,10 @@ def sources_in(given: Iterable[Path]) -> list[Source]:
     Raises:
         ImageError: when a zip cannot be opened, or there is no photograph at all.
     """
-    found = [source for path in given for source in _sources(path)]
+    each = [source for path in given for source in _sources(path)]
+    # a photograph that is named twice counts once
+    keyed = {(s[1].resolve() if isinstance(s[1], Path) else id(s)): s for s in each}
+    found = list(keyed.values())
     if not found:
         raise ImageError(f"expected photographs in {', '.join(map(str, given))}, found none.")
     return found

@@ -73,6 +73,7 @@ def plan(
     output: str | None,
     label: str,
     *,
+    is_batch: bool = False,
     overwrite: bool = False,
     piped: Callable[[], bytes] = bytes,
 ) -> Plan:
@@ -83,6 +84,7 @@ def plan(
         output: a file for one photograph, a folder for any number, ``-``, or None, which is beside
             each.
         label: what a result is called after its photograph, such as ``ink-v3``.
+        is_batch: whether clips are painted, too.
         overwrite: whether results may be replaced.
         piped: gives what is piped in; asked only if ``-`` is among the photos.
 
@@ -100,7 +102,8 @@ def plan(
     _check_nothing_is_lost(jobs)
     there = [] if overwrite else [job for job in jobs if job.target and job.target.exists()]
     if there:
-        _check_done(there, is_batch=len(jobs) > 1 or bool(fresh and fresh[0].is_found))
+        is_batch = is_batch or len(jobs) > 1 or bool(fresh and fresh[0].is_found)
+        _check_done(there, is_batch=is_batch)
     todo = tuple(job for job in jobs if job not in there)
     return Plan(todo, done=len(there), earlier=earlier)
 

@@ -4,7 +4,6 @@ Only what a command needs is imported, inside it: `fnst stylize` with a version 
 starts without mlflow.
 """
 
-import contextlib
 import json
 import os
 import shlex
@@ -13,6 +12,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -84,6 +84,12 @@ class Pixels(StrEnum):
     float = "float"
 
 
+class Format(StrEnum):
+    """Of an exported file."""
+
+    onnx = "onnx"
+
+
 class Layout(StrEnum):
     """The order of its axes."""
 
@@ -142,7 +148,8 @@ def stylize(
     photos: Annotated[
         list[str],  # what cannot be read is named when its turn comes, and stops no other
         typer.Argument(
-            metavar="PHOTO", help="Pictures, clips, folders, patterns, or - to pipe one in."
+            metavar="PHOTO",
+            help="Pictures, clips, folders or patterns of pictures, or - to pipe one in.",
         ),
     ],
     style: Style = None,
@@ -238,8 +245,8 @@ def stylize(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="bf16 is faster and a few levels off in single pixels; auto is fp32 on a CPU and "
-            "bf16 on a GPU that has it."
+            help="bf16 is faster where the hardware has it, and a few levels off in single pixels; "
+            "auto is fp32 on a CPU and bf16 on a GPU that has it."
         ),
     ] = Precision.auto,
     max_memory: Annotated[
@@ -247,7 +254,7 @@ def stylize(
         typer.Option(
             metavar="SIZE",
             help="How much memory painting may take, such as 2GB; three quarters of what is free "
-            "if nothing is said. Large pictures pass in strips, with the same result.",
+            "if nothing is said. What does not fit passes in strips, less than a level off.",
         ),
     ] = None,
 ) -> None:
@@ -258,7 +265,7 @@ def stylize(
     _check_one_way({"--model-version": numbers, "--alias": alias, "--blend": blend})
     _check_one_way({"--style": style, "--blend": blend})
     _check_project()
-    from fnst import clips, controls, memory, studio
+    from fnst import clips, controls, memory, progress, studio
     from fnst.stylize import device as find_device
 
     moving = [Path(word) for word in photos if clips.is_clip(Path(word))]
@@ -267,22 +274,25 @@ def stylize(
     if moving and (compare or len(versions) > 1):
         raise typer.BadParameter("sheets are for pictures; paint clips with one version each")
     where = find_device(device)
-    painter = studio.painter(
-        [controls.ingredients(blend)] if blend else [[version] for version in versions],
-        controls.Controls(
-            stroke_size=stroke_size,
-            strength=strength,
-            keep_colors=keep_colors,
-            mask=controls.load_mask(mask) if mask else None,
-        ),
-        where,
-        max_memory=memory.parse(max_memory) if max_memory else memory.budget(where),
-        precision=precision.value,
-        compare=compare,
-    )
-    how = _How(output, overwrite=overwrite, quality=quality, allow_huge=allow_huge, steady=steady)
-    failed = _paint_photos(painter, still, how) if still else 0
-    failed += _paint_clips(painter, moving, where, how) if moving else 0
+    is_one = len(photos) == 1 and not Path(photos[0]).is_dir()
+    with progress.watch_if_long("stylizing") if is_one else nullcontext() as tell:
+        painter = studio.painter(
+            [controls.ingredients(blend)] if blend else [[version] for version in versions],
+            controls.Controls(
+                stroke_size=stroke_size,
+                strength=strength,
+                keep_colors=keep_colors,
+                mask=controls.load_mask(mask) if mask else None,
+            ),
+            where,
+            max_memory=memory.parse(max_memory) if max_memory else memory.budget(where),
+            precision=precision.value,
+            compare=compare,
+            progress=tell if still else None,
+        )
+        how = _How(output, len(photos) > 1, overwrite, quality, allow_huge, steady)
+        failed = _paint_photos(painter, still, how) if still else 0
+        failed += _paint_clips(painter, moving, where, how) if moving else 0
     if failed:
         raise typer.Exit(1)
 
@@ -292,6 +302,7 @@ class _How:
     """What the reader said about results."""
 
     output: str | None
+    is_batch: bool
     overwrite: bool
     quality: int | None
     allow_huge: bool
@@ -304,7 +315,12 @@ def _paint_photos(painter: "Painter", photos: list[str], how: _How) -> int:
 
     try:
         plan = batch.plan(
-            photos, how.output, painter.label, overwrite=how.overwrite, piped=_piped_in
+            photos,
+            how.output,
+            painter.label,
+            is_batch=how.is_batch,
+            overwrite=how.overwrite,
+            piped=_piped_in,
         )
     except batch.OutputError as error:
         raise typer.BadParameter(str(error)) from error
@@ -331,8 +347,10 @@ def _paint_clips(painter: "Painter", clips: list[Path], where: "torch.device", h
     """Paint clips one after the other, and say so; how many could not be."""
     from fnst import video
 
-    targets = video.targets(clips, how.output, painter.label, overwrite=how.overwrite)
-    failed = 0
+    targets = video.targets(
+        clips, how.output, painter.label, is_batch=how.is_batch, overwrite=how.overwrite
+    )
+    failed = painted = 0
     for clip, target in zip(clips, targets, strict=True):
         if target.exists() and not how.overwrite:
             print(f"done before: {target}; --overwrite paints it again")
@@ -348,12 +366,17 @@ def _paint_clips(painter: "Painter", clips: list[Path], where: "torch.device", h
                 overwrite=how.overwrite,
             )
         except KeyboardInterrupt:
-            print("stopped: the same command goes on with the rest", file=sys.stderr)
+            rest = "this clip; leave out those that are done" if how.overwrite else "the rest"
+            rest = "the rest" if not painted else rest
+            print(f"stopped: the same command goes on with {rest}", file=sys.stderr)
             raise typer.Exit(130) from None
-        except VideoError as error:
+        except (FnstError, OSError, RuntimeError, MemoryError) as error:
+            if not isinstance(error, VideoError):
+                error = VideoError(f"{clip} could not be stylized: {_reason(error)}.")
             _say(error)
             failed += 1
             continue
+        painted += 1
         for note in done.notes:
             print(f"note: {clip}: {note}", file=sys.stderr)
         print(f"Stylized with {painter.said}: {target} ({done.frames} frames)", flush=True)
@@ -393,8 +416,8 @@ def _where_to_talk(plan: "Plan") -> "TextIO":
 def _watch(finished: "Iterator[Done]", plan: "Plan", painted: "list[Job]", out: "TextIO") -> None:
     """Say what becomes of each photograph as it is over, and keep those that were painted."""
     is_watched = len(plan.jobs) > 1 and sys.stderr.isatty()
-    bar = _bar(len(plan.jobs)) if is_watched else contextlib.nullcontext()
-    with contextlib.closing(finished), bar as update:  # type: ignore[type-var]  # a generator
+    bar = _bar(len(plan.jobs)) if is_watched else nullcontext()
+    with closing(finished), bar as update:  # type: ignore[type-var]  # a generator
         for index, done in enumerate(finished, 1):
             if update:
                 update(index, done.job.name)
@@ -417,7 +440,7 @@ def _notes(done: "Done") -> "Iterator[str]":
     yield from done.notes
 
 
-@contextlib.contextmanager
+@contextmanager
 def _bar(count: int) -> "Iterator[Update]":
     from fnst import progress
 
@@ -678,11 +701,17 @@ def evaluate(
     from fnst.stylize import stylize as paint
 
     found, where = audit.sources_in(photos), find_device(device)
+    missing: list[ImageError] = []
+
+    def leave_out(error: ImageError) -> None:
+        _say(error)
+        missing.append(error)
+
     model, network = studio.load(style, number, alias)
     judge = audit.judge(checkpoint.read_card(model.folder), where)
     painter = partial(paint, network.to(where))
     with watch("judging", len(found)) as update:
-        scores = audit.scores(painter, judge, found, sizes, progress=update, left_out=_say)
+        scores = audit.scores(painter, judge, found, sizes, progress=update, left_out=leave_out)
     report = {"style": model.style, "version": model.number, **audit.report(scores)}
     if as_json:
         print(json.dumps(report, indent=2))
@@ -690,9 +719,8 @@ def evaluate(
         _numbers_table(report)
     if output:
         audit.write(output, painter, scores, audit.photographs(found))
-    if report["photographs"] < len(found):
-        missing = f"{len(found) - report['photographs']} of {len(found)}"
-        _say(ImageError(f"{missing} photographs were left out."))
+    if missing:
+        _say(ImageError(f"{len(missing)} of {len(found)} photographs were left out."))
         raise typer.Exit(1)
 
 
@@ -729,8 +757,11 @@ def export(
     style: Style = None,
     number: Number = None,
     alias: Alias = None,
+    format: Annotated[
+        Format, typer.Option("--format", "-f", help="Of the file; there is one as yet.")
+    ] = Format.onnx,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="An .onnx file.")
+        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file.")
     ] = None,
     pixels: Annotated[
         Pixels, typer.Option(help="uint8 from 0 to 255, as decoders give them, or float, 0 to 1.")
@@ -744,7 +775,8 @@ def export(
 ) -> None:
     """Write a version as an ONNX file, for browsers, phones and other runtimes.
 
-    Any picture goes in and comes out in its size; margins and colours are part of the file.
+    Any picture goes in and comes out in its size; margins and colours are part of the file. Needs
+    the package onnx: `pip install 'fnst[export]'`.
     """
     _check_one_way({"--model-version": number, "--alias": alias})
     _check_project()
@@ -752,7 +784,7 @@ def export(
     from fnst import export as exporting
 
     model, _ = studio.load(style, number, alias)
-    target = output or Path(f"{model.style}-v{model.number}.onnx")
+    target = output or Path(f"{model.style}-v{model.number}.{format.value}")
     if target.exists() and not overwrite:
         raise FnstError(f"{target} is there already; say --overwrite to replace it.")
     exporting.write(

@@ -138,7 +138,8 @@ def opened(path: Path) -> Iterator[Any]:
     """A file to read in a ``with`` block; whatever is wrong with it comes out as a VideoError."""
     av = frames.pyav()
     try:
-        with av.open(str(path)) as container:
+        # absolute, or what stands before a colon would be taken for a protocol
+        with av.open(str(path.absolute())) as container:
             yield container
     except FileNotFoundError as error:
         raise VideoError(f"{path}: there is no such file.") from error

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from fnst import memory, strips
 from fnst.graphs import Graphed
 from fnst.network import ByRows, FoldedUpsampling, InstanceNorm, Residual, TransformerNetwork
+from fnst.passage import Progress
 from fnst.rewrites import Blocks, Folded, Winograd, doubling
 from fnst.stylize import Image, has_bf16, stylize
 
@@ -48,6 +49,7 @@ class Engine:
             levels off in single pixels.
         max_memory: bytes of the device that a picture may take; a share of what is free if nothing
             is said.
+        progress: told of pictures that pass in strips how much is done, and of how much.
     """
 
     def __init__(
@@ -57,10 +59,11 @@ class Engine:
         device: torch.device | str = "cpu",
         precision: Precision = "auto",
         max_memory: int | None = None,
+        progress: Progress | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.dtype = choose_dtype(precision, self.device)
-        self.max_memory = max_memory
+        self.max_memory, self.progress = max_memory, progress
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.fast = _exchanged(copy.deepcopy(self.network), self.device, self.dtype)
@@ -70,7 +73,7 @@ class Engine:
         """Stylize a picture; the result has its size and dtype and is where it is."""
         most = self.max_memory or memory.budget(self.device)
         if strips.whole_needs(self.network, image, self.dtype) > most:
-            return strips.stylize(self.network, image, max_memory=most)
+            return strips.stylize(self.network, image, max_memory=most, progress=self.progress)
         return stylize(self.fast, image)
 
 

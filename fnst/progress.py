@@ -1,8 +1,8 @@
 """Progress that people like to watch: a bar in a terminal, a line now and then elsewhere."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Protocol, runtime_checkable
 
 from rich.console import Console
@@ -20,6 +20,9 @@ from rich.progress import (
 
 # Where nobody watches, in a log or under CI, a line this often says that work goes on.
 LINE_SECONDS = 15.0
+
+# What is over sooner needs no bar.
+PATIENCE_SECONDS = 3.0
 
 
 @runtime_checkable
@@ -82,6 +85,32 @@ def _lines(console: Console, title: str, total: int | None) -> Iterator[Update]:
         console.print(line, highlight=False, soft_wrap=True)
 
     yield update
+
+
+@contextmanager
+def watch_if_long(
+    title: str, console: Console | None = None
+) -> Iterator[Callable[[int, int], None]]:
+    """Show progress of work that tells how much it is, once it takes more than three seconds.
+
+    When it is done, it may begin anew.
+    """
+    began: float | None = None
+    with ExitStack() as shown:
+        update: Update | None = None
+
+        def tell(done: int, total: int) -> None:
+            nonlocal began, update
+            began = time.monotonic() if began is None else began
+            if update is None and done < total and time.monotonic() - began > PATIENCE_SECONDS:
+                update = shown.enter_context(watch(title, total, console))
+            if update:
+                update(done)
+            if done >= total:
+                shown.close()
+                began = update = None
+
+        yield tell
 
 
 @contextmanager

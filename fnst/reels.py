@@ -74,12 +74,14 @@ def check_writable(clip: Clip, target: Path) -> list[str]:
     with clips.opened(clip.path) as source:
         for stream in source.streams.audio:
             if not _holds(target, stream):
+                fits = _holds(target.with_suffix(ANY), stream)
+                way = f"name a target that ends in {ANY}" if fits else "convert the sound first"
                 raise VideoError(
                     f"{target}: {target.suffix} files cannot hold the sound of {clip.path} "
-                    f"({_codec(stream)}); name a target that ends in {ANY}."
+                    f"({_codec(stream)}); {way}."
                 )
         lost = any(not _holds(target, stream) for stream in source.streams.subtitles)
-    notes = [f"its subtitles do not fit into {target.suffix}; into {ANY}, they do"] if lost else []
+    notes = [f"its subtitles do not fit into {target.suffix}, and are left out"] if lost else []
     if layout(clip, target) == "yuv444p":
         notes.append("its sides are odd, and not every player shows H.264 like that")
     return notes
@@ -158,7 +160,7 @@ def _written(
     av = pyav()
     try:
         with av.open(
-            str(path), "w", format=container, container_options=dict(options or {})
+            str(path.absolute()), "w", format=container, container_options=dict(options or {})
         ) as out:
             yield out
     except (av.FFmpegError, OSError) as error:
@@ -167,8 +169,11 @@ def _written(
 
 
 def _holds(target: Path, stream: Any) -> bool:
+    if not stream.codec_context:
+        return False
+    codec = stream.codec_context.codec  # FFmpeg lists some under one name, some under the other
     with pyav().open(io.BytesIO(), "w", format=_format(target).container) as out:
-        return _codec(stream) in out.supported_codecs
+        return not {codec.name, codec.canonical_name}.isdisjoint(out.supported_codecs)
 
 
 def _codec(stream: Any) -> str:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 
 import torch
 
@@ -14,6 +15,7 @@ from fnst.engine import Engine, Precision
 from fnst.errors import CheckpointError
 from fnst.images import Picture
 from fnst.network import TransformerNetwork
+from fnst.passage import Progress
 from fnst.shelf import Model
 from fnst.stylize import Image, Paint
 
@@ -43,6 +45,7 @@ def painter(
     max_memory: int,
     precision: Precision = "auto",
     compare: bool = False,
+    progress: Progress | None = None,
 ) -> Painter:
     """What paints with one mixture of versions, or with several side by side on a sheet.
 
@@ -53,28 +56,33 @@ def painter(
         max_memory: bytes that a picture may take there.
         precision: of the convolutions.
         compare: whether the photograph stands beside the result.
+        progress: told of large pictures how much is done, and of how much.
 
     Raises:
         RegistryError: when there is no such version.
         CheckpointError: when a version cannot be read.
     """
-    paints, labels, weights_of = {}, [], []
+    paints, labels, made_of = {}, [], []
     for mixture in mixtures:
         found = [load(each.style, each.number, each.alias) for each in mixture]
         shares = [each.weight for each in mixture]
         name, label = _called([model for model, _ in found], shares)
-        engine = partial(Engine, device=device, precision=precision, max_memory=max_memory)
+        engine = partial(
+            Engine, device=device, precision=precision, max_memory=max_memory, progress=progress
+        )
         brushes: list[Paint] = [engine(network) for _, network in found]
         paints[name] = controls.compose(list(zip(brushes, shares, strict=True)), steering)
         labels.append(label)
-        weights_of += [files.sha256(model.folder / checkpoint.WEIGHTS) for model, _ in found]
+        hashes = [files.sha256(model.folder / checkpoint.WEIGHTS) for model, _ in found]
+        made_of += [f"{share!r} {digest}" for share, digest in zip(shares, hashes, strict=True)]
     return Painter(
         sheets.painter(paints, before=compare),
         "-".join(labels) + steering.label + ("-compare" if compare else ""),
         ", ".join(paints),
         {
+            "fnst": version("fnst"),
             "versions": ", ".join(paints),
-            "weights": ", ".join(weights_of),
+            "weights": ", ".join(made_of),
             "controls": steering.label,
             "mask": _digest(steering.mask),
             "precision": precision,

@@ -110,8 +110,14 @@ def _check_place(source: Path, target: Path, *, overwrite: bool) -> None:
         raise VideoError(f"{target} is the clip to repaint itself; choose another --output.")
     if target.exists() and not overwrite:
         raise VideoError(f"{target} is there already; say --overwrite to replace it.")
-    if not target.parent.is_dir() or not os.access(target.parent, os.W_OK):
-        raise VideoError(f"{target}: its folder does not exist or cannot be written.")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise VideoError(
+            f"{target.parent}: this folder cannot be made: {error.strerror}."
+        ) from error
+    if not os.access(target.parent, os.W_OK):
+        raise VideoError(f"{target}: its folder cannot be written.")
 
 
 def _identity(source: Path) -> dict[str, str]:
@@ -173,16 +179,22 @@ def _encode(work: "Work", clip: Clip, quality: int, painted: Iterator[Painted]) 
 
 
 def targets(
-    sources: Sequence[Path], output: str | None, label: str, *, overwrite: bool = False
+    sources: Sequence[Path],
+    output: str | None,
+    label: str,
+    *,
+    is_batch: bool = False,
+    overwrite: bool = False,
 ) -> list[Path]:
     """What clips become: beside each, in a folder, or the one file that is named.
 
-    One that is there already is refused if it is the only one, and else done.
+    One that is there already is refused, or of a batch, done.
 
     Args:
         sources: the clips.
         output: a file for one clip, or a folder, or None.
         label: what a result is called after its clip, such as ``ink-v3``.
+        is_batch: whether other clips or pictures are painted, too.
         overwrite: whether results may be replaced.
 
     Raises:
@@ -194,7 +206,7 @@ def targets(
             raise VideoError(f"several clips would become {place}; take different folders.")
         if place.resolve() in {each.resolve() for each in sources}:
             raise VideoError(f"{place} is a clip to repaint itself; choose another --output.")
-    if len(places) == 1 and places[0].exists() and not overwrite:
+    if not is_batch and places[0].exists() and not overwrite:
         raise VideoError(f"{places[0]} is there already; say --overwrite to replace it.")
     return places
 
@@ -203,6 +215,8 @@ def _target(source: Path, output: str | None, label: str, *, is_one: bool) -> Pa
     name = f"{source.stem}-{label}{reels.ending(source)}"
     if output is None:
         return source.with_name(name)
+    if output == "-":
+        raise VideoError("a clip cannot be piped out; name a file or a folder as --output.")
     place = Path(output)
     if place.is_dir() or output.endswith(os.sep) or not place.suffix:
         return place / name
@@ -228,6 +242,7 @@ class Work:
         self.frames = 0
         self.shown: Shown | None = None  # the last frame of the last segment
         if not self._was_made_from(wanted):
+            self._check_ours()
             shutil.rmtree(self.folder, ignore_errors=True)
             files.write_json(self.folder / MADE_FROM, dict(wanted))
         self._take_up()
@@ -245,6 +260,13 @@ class Work:
             return bool(files.read_json(self.folder / MADE_FROM) == wanted)
         except (OSError, ValueError):
             return False
+
+    def _check_ours(self) -> None:
+        """Refuse to clear away what no clip has left there."""
+        folder = self.folder
+        is_ours = folder.is_dir() and ((folder / MADE_FROM).is_file() or not any(folder.iterdir()))
+        if folder.exists() and not is_ours:
+            raise VideoError(f"{folder} is in the way, and not from fnst; move it elsewhere.")
 
     def _take_up(self) -> None:
         while self._segment(len(self.segments)).exists():

@@ -4,7 +4,7 @@ No stage of the pipeline: it is run once for a change of the network or the loss
 committed.
 
     python -m stages.base --start data/models/indigo-wave --photos data/photos/train \
-        --rounds 175 PAINTING...
+        --rounds 240 PAINTING...
 """
 
 import argparse

@@ -217,6 +217,12 @@ def test_people_get_a_table_and_a_folder(fnst, tmp_path):
     assert files.read_json(tmp_path / "judged/metrics.json")["photographs"] == 2
 
 
+def test_a_photograph_that_is_named_twice_counts_once(fnst, tmp_path):
+    folder = tmp_path / "photos"
+    said = fnst("evaluate", "-m", 1, "--size", 48, folder, next(folder.iterdir()))
+    assert "on 2 photographs" in said.out
+
+
 def test_photographs_that_were_left_out_are_said_and_counted(fnst, tmp_path):
     (tmp_path / "photos/c.png").write_text("no picture")
     said = fnst("evaluate", "-m", 1, "--size", 48, tmp_path / "photos", code=1)

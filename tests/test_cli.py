@@ -259,6 +259,22 @@ def test_of_several_clips_one_bad_one_stops_no_other_and_none_is_painted_twice(f
     ]
 
 
+def test_a_photo_that_is_done_does_not_keep_its_clip_from_going_on(fnst):
+    clip_fixtures.write(Path("clip.mp4"))
+    fnst("stylize", "photo.jpg")
+    said = fnst("stylize", "photo.jpg", "clip.mp4")
+    assert said.out.splitlines()[0] == "done before: 1; --overwrite paints them again"
+    assert Path("clip-ink-v1.mp4").exists()
+
+
+def test_a_clip_for_which_memory_does_not_suffice_stops_no_other(fnst):
+    clip_fixtures.write(Path("large.mp4"), size=(1920, 1080), times=[0])
+    clip_fixtures.write(Path("small.mp4"))
+    said = fnst("stylize", "--max-memory", "70MB", "large.mp4", "small.mp4", code=1)
+    assert "large.mp4 could not be stylized: a picture of 1920x1080 takes at least" in said.err
+    assert Path("small-ink-v1.mp4").exists()
+
+
 def test_sheets_of_clips_are_refused(fnst):
     said = fnst("stylize", "clip.mp4", "--compare", code=2)
     assert "sheets are for pictures" in said.err

@@ -130,3 +130,14 @@ def test_a_terminal_gets_a_bar_for_every_file():
     assert "a.zip" in shown
     assert "b.pth" in shown
     assert "10.0/10.0 MB" in shown
+
+
+def test_what_takes_long_is_shown_and_what_does_not_is_not(monkeypatch):
+    for patience, lines in ((60.0, []), (0.0, ["strips: 20 of 20"] * 2)):
+        monkeypatch.setattr(progress, "PATIENCE_SECONDS", patience)
+        console = Console(file=io.StringIO(), width=80)
+        with progress.watch_if_long("strips", console) as tell:
+            for _ in range(2):  # it may begin anew
+                for done in (5, 10, 20):
+                    tell(done, 20)
+        assert console.file.getvalue().splitlines() == lines

@@ -211,13 +211,34 @@ def test_nothing_is_overwritten_or_lost_unasked(stylize, tmp_path):
         source: "is the clip to repaint itself",
         tmp_path / "new.gif": "expected an ending that clips are written with",
         tmp_path / "new.webm": "cannot hold the sound",
-        tmp_path / "none" / "new.mp4": "does not exist or cannot be written",
     }.items():
         with pytest.raises(VideoError, match=reason):
             stylize(source, place)
     assert target.read_bytes() == b"mine"
     stylize(source, target, overwrite=True)
     assert clips.read(target).count == 10
+
+
+def test_the_folder_of_results_is_made_and_a_colon_names_no_protocol(
+    stylize, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    source = clip_fixtures.write(tmp_path / "12:30.mp4")
+    done = stylize(source.relative_to(tmp_path), video.Path("new/deep/12:30 painted.mp4"))
+    assert done.frames == 10
+    assert clips.read(tmp_path / "new/deep/12:30 painted.mp4").count == 10
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_lies_where_segments_would_and_is_not_ours_stays(stylize, tmp_path, kind):
+    source = clip_fixtures.write(tmp_path / "clip.mp4")
+    mine = tmp_path / "new.mp4.part"
+    if kind == "folder":
+        mine.mkdir()
+    (mine / "mine.txt" if kind == "folder" else mine).write_text("mine")
+    with pytest.raises(VideoError, match="is in the way, and not from fnst"):
+        stylize(source, tmp_path / "new.mp4")
+    assert (mine / "mine.txt" if kind == "folder" else mine).read_text() == "mine"
 
 
 def test_results_are_named_as_those_of_pictures_are(tmp_path):
@@ -230,6 +251,8 @@ def test_results_are_named_as_those_of_pictures_are(tmp_path):
     assert video.targets([one], "out", "ink-v1") == [video.Path("out/a-ink-v1.mp4")]
     with pytest.raises(VideoError, match="one file, but there are several"):
         video.targets([one, other], str(tmp_path / "x.mov"), "ink-v1")
+    with pytest.raises(VideoError, match="cannot be piped out"):
+        video.targets([one], "-", "ink-v1")
     with pytest.raises(VideoError, match="would become"):
         video.targets([one, tmp_path / "c" / "a.mp4"], "out", "ink-v1")
 
