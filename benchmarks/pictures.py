@@ -34,7 +34,7 @@ def main(folders: Sequence[str]) -> int:
         photo = partial(_photo, folder=ROOT / "data" / "raw" / "sample")
         for name, picture in draw(paint, second, photo):
             path = ROOT / "docs" / f"controls-{name}.jpg"
-            files.write(path, _jpeg(picture))
+            files.write(path, jpeg(picture))
             print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB")
     except FnstError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -120,7 +120,8 @@ def _spared(photo: Floats) -> controls.Mask:
     return ((distance - 0.8) / 0.4).clamp(0, 1).mul(255).round().to(torch.uint8)[None, None]
 
 
-def _jpeg(picture: Floats) -> bytes:
+def jpeg(picture: Floats) -> bytes:
+    """A picture as a small JPEG."""
     buffer = io.BytesIO()
     lossless = io.BytesIO(images.encode(Picture(picture), ".png"))
     Pillow.open(lossless).save(buffer, "JPEG", quality=QUALITY, optimize=True)
