@@ -26,7 +26,7 @@ repro: setup ## run what is missing or out of date in the pipeline
 	@$(RUN) python -m dvc repro
 
 test: setup ## run the whole suite
-	@$(RUN) python -m pytest -q -n 2 --dist loadfile
+	@$(RUN) python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder
 
 check: setup ## formatting, lint, types, import rules
 	@$(RUN) ruff format --check .

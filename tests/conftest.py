@@ -13,6 +13,11 @@ torch.set_num_threads(1)
 # fnst is imported inside the fixtures: pytest must first switch on its shape checks.
 
 
+def pytest_collection_modifyitems(items):
+    """The file that takes longest comes first, so that at the end nobody waits for it."""
+    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+
+
 @pytest.fixture(autouse=True)
 def seed():
     torch.manual_seed(0)
