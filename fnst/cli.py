@@ -290,7 +290,14 @@ def stylize(
             compare=compare,
             progress=tell if still else None,
         )
-        how = _How(output, len(photos) > 1, overwrite, quality, allow_huge, steady)
+        how = _How(
+            output,
+            is_batch=len(photos) > 1,
+            overwrite=overwrite,
+            quality=quality,
+            allow_huge=allow_huge,
+            steady=steady,
+        )
         failed = _paint_photos(painter, still, how) if still else 0
         failed += _paint_clips(painter, moving, where, how) if moving else 0
     if failed:
@@ -695,7 +702,7 @@ def evaluate(
     """
     _check_one_way({"--model-version": number, "--alias": alias})
     _check_project()
-    from fnst import audit, checkpoint, studio
+    from fnst import audit, studio
     from fnst.progress import watch
     from fnst.stylize import device as find_device
     from fnst.stylize import stylize as paint
@@ -707,9 +714,9 @@ def evaluate(
         _say(error)
         missing.append(error)
 
-    model, network = studio.load(style, number, alias)
-    judge = audit.judge(checkpoint.read_card(model.folder), where)
-    painter = partial(paint, network.to(where))
+    model, trained = studio.load(style, number, alias)
+    judge = audit.judge(trained.card, where)
+    painter = partial(paint, trained.network.to(where))
     with watch("judging", len(found)) as update:
         scores = audit.scores(painter, judge, found, sizes, progress=update, left_out=leave_out)
     report = {"style": model.style, "version": model.number, **audit.report(scores)}
@@ -780,16 +787,16 @@ def export(
     """
     _check_one_way({"--model-version": number, "--alias": alias})
     _check_project()
-    from fnst import checkpoint, studio
     from fnst import export as exporting
+    from fnst import studio
 
-    model, _ = studio.load(style, number, alias)
+    model, trained = studio.load(style, number, alias)
     target = output or Path(f"{model.style}-v{model.number}.{format.value}")
     if target.exists() and not overwrite:
         raise FnstError(f"{target} is there already; say --overwrite to replace it.")
     exporting.write(
         target,
-        checkpoint.load(model.folder),
+        trained,
         version=model.number,
         pixels=pixels.value,
         layout=layout.value,

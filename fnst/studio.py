@@ -10,11 +10,11 @@ from importlib.metadata import version
 import torch
 
 from fnst import checkpoint, controls, files, registry, sheets
+from fnst.checkpoint import Checkpoint
 from fnst.controls import Controls, Ingredient
 from fnst.engine import Engine, Precision
 from fnst.errors import CheckpointError
 from fnst.images import Picture
-from fnst.network import TransformerNetwork
 from fnst.passage import Progress
 from fnst.shelf import Model
 from fnst.stylize import Image, Paint
@@ -70,7 +70,7 @@ def painter(
         engine = partial(
             Engine, device=device, precision=precision, max_memory=max_memory, progress=progress
         )
-        brushes: list[Paint] = [engine(network) for _, network in found]
+        brushes: list[Paint] = [engine(trained.network) for _, trained in found]
         paints[name] = controls.compose(list(zip(brushes, shares, strict=True)), steering)
         labels.append(label)
         hashes = [files.sha256(model.folder / checkpoint.WEIGHTS) for model, _ in found]
@@ -91,10 +91,8 @@ def painter(
     )
 
 
-def load(
-    style: str | None, number: int | None, alias: str | None
-) -> tuple[Model, TransformerNetwork]:
-    """The network of a version; when the copy in the cache is damaged, it is fetched anew.
+def load(style: str | None, number: int | None, alias: str | None) -> tuple[Model, Checkpoint]:
+    """A version and what its files hold; when the copy in the cache is damaged, it is fetched anew.
 
     Raises:
         RegistryError: when there is no such version.
@@ -106,11 +104,11 @@ def load(
 
     model = fetch()
     try:
-        return model, checkpoint.load(model.folder).network
+        return model, checkpoint.load(model.folder)
     except CheckpointError:
         shutil.rmtree(model.folder, ignore_errors=True)
         model = fetch()
-        return model, checkpoint.load(model.folder).network
+        return model, checkpoint.load(model.folder)
 
 
 def _called(models: Sequence[Model], weights: Sequence[float]) -> tuple[str, str]:

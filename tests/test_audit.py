@@ -71,6 +71,12 @@ def test_a_card_that_is_older_than_strength_is_read(card):
     assert audit.judge(card, CPU).loss.weights.style == 5.0
 
 
+def test_the_grid_counts_as_the_card_says_and_not_where_it_says_nothing(card):
+    assert audit.judge(card, CPU).loss.weights.grid == 0.0
+    card["training"]["params"]["loss"]["grid_weight"] = 3.0
+    assert audit.judge(card, CPU).loss.weights.grid == 3.0
+
+
 def test_the_painting_is_seen_at_the_size_of_its_training(card, painting):
     expected = images.fit(images.load(painting).rgb, 48)
     assert torch.equal(audit.judge(card, CPU).painting, expected)

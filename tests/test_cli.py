@@ -275,6 +275,21 @@ def test_a_clip_for_which_memory_does_not_suffice_stops_no_other(fnst):
     assert Path("small-ink-v1.mp4").exists()
 
 
+def test_an_interrupted_clip_does_not_go_on_with_another_blend_of_the_same_name(fnst):
+    from fnst import controls, studio
+
+    def made_of(blend):
+        mixtures = [controls.ingredients(blend)]
+        cpu = torch.device("cpu")
+        painter = studio.painter(mixtures, controls.Controls(), cpu, max_memory=10**9)
+        return painter.label, dict(painter.made_of)
+
+    one, same, other = map(made_of, ("ink@1:0.7,ink@2:0.3",) * 2 + ("ink@1:0.704,ink@2:0.296",))
+    assert one == same
+    assert one[0] == other[0]
+    assert one[1] != other[1]
+
+
 def test_sheets_of_clips_are_refused(fnst):
     said = fnst("stylize", "clip.mp4", "--compare", code=2)
     assert "sheets are for pictures" in said.err
