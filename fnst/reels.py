@@ -20,7 +20,7 @@ from fnst.errors import VideoError
 from fnst.frames import from_pixels, label, pyav
 
 QUALITY = 18  # x264's constant rate factor; at 18, one hardly sees that something was taken away
-BEST, WORST = 0, 51
+WORST = 51  # of that scale; 0 loses nothing
 
 # Of the frames that one is predicted from, so many at most are shown after it: as x264 does.
 REORDERED = 2
