@@ -83,12 +83,11 @@ def _exchanged(
     """The network, with other layers that compute the same."""
     if device.type == "cpu":
         _exchange(network, FoldedUpsampling, doubling)
+        _exchange(network, ByRows, Blocks)
         if dtype == torch.float32:
             for block in network.layers:
                 if isinstance(block, Residual):
                     _exchange(block, nn.Conv2d, Winograd)
-        else:
-            _exchange(network, ByRows, Blocks)
     if dtype != torch.float32:
         _exchange(network, FoldedUpsampling, Folded)
         _round(network, dtype)

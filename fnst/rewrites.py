@@ -8,11 +8,15 @@ References:
           https://arxiv.org/abs/1509.09308
 """
 
+import math
+from collections.abc import Iterator
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fnst import cores
 from fnst.network import BILINEAR, NEAREST, FoldedUpsampling, fold
 
 # F(4x4, 3x3) of [L15], section 4.3: tiles of 6x6 positions go in, 4x4 come out.
@@ -35,7 +39,7 @@ KERNEL = (
 )
 OUTPUT = ((1, 1, 1, 1, 1, 0), (0, 1, -1, 2, -2, 0), (0, 1, 1, 4, 4, 0), (0, 1, -1, 8, -8, 1))
 
-# So many tiles pass at a time; chosen by us: their numbers stay in the cache of a core.
+# So many tiles pass at a time on a core; chosen by us: their numbers stay in its own cache.
 TILES = 64
 
 
@@ -66,32 +70,38 @@ class Winograd(nn.Module):
         padded = F.pad(maps, (1, 1 + across - w, 1, 1 + down - h), mode="reflect")
         images = padded.permute(0, 2, 3, 1).contiguous()
         convolved = images.new_empty(len(images), down, across, len(self.bias))
-        for image, result in zip(images, convolved, strict=True):
-            self._convolve(image, result)
+        tiles = images.unfold(1, TILE, STEP).unfold(2, TILE, STEP).permute(0, 4, 5, 1, 2, 3)
+        places = convolved.view(len(images), down // STEP, STEP, across // STEP, STEP, -1)
+        parts = list(zip(_parts(tiles), _parts(places.permute(0, 2, 4, 1, 3, 5)), strict=True))
+        count = torch.get_num_threads()
+        room = images.new_empty(count, 2, TILE**2 * TILES * max(self.weight.shape[1:]))
+        cores.each(lambda core: self._convolve(parts[core::count], *room[core]), range(count))
         return convolved[:, :h, :w].permute(0, 3, 1, 2)
 
-    def _convolve(self, image: Float[Tensor, "_ _ c"], result: Float[Tensor, "h w d"]) -> None:
-        """Fill the result, some rows of tiles at a time, in the same few buffers."""
-        tiles = image.unfold(0, TILE, STEP).unfold(1, TILE, STEP).permute(3, 4, 0, 1, 2)
-        _, _, down, across, c = tiles.shape
-        d = len(self.bias)
-        rows = min(down, -(-TILES // across))
-        taken, turned, summed = (
-            image.new_empty(k * rows * across * n) for k, n in ((36, max(c, d)), (36, c), (16, d))
-        )
-        places = result.view(down, STEP, across, STEP, d)
-        for top in range(0, down, rows):
-            part = tiles[:, :, top : top + rows]
-            count = part.shape[2] * across
-            numbers = taken[: 36 * count * c].view(36, -1)
-            numbers.view(part.shape).copy_(part)
-            into = torch.mm(self.into, numbers, out=turned[: numbers.numel()].view(36, -1))
-            products = taken[: 36 * count * d].view(36, count, d)
-            torch.bmm(into.view(36, count, c), self.weight, out=products)
-            out = summed[: 16 * count * d].view(16, -1)
-            torch.mm(self.out, products.view(36, -1), out=out)
-            blocks = out.view(STEP, STEP, -1, across, d).add_(self.bias)
-            places[top : top + rows].copy_(blocks.permute(2, 0, 3, 1, 4))
+    def _convolve(self, parts: list[tuple[Tensor, Tensor]], some: Tensor, others: Tensor) -> None:
+        """Convolve tiles (6, 6, down, across, c) to their places (4, 4, down, across, d)."""
+        c, d = self.weight.shape[1:]
+        for tiles, places in parts:
+            taken = _shaped(some, *tiles.shape).copy_(tiles).view(TILE**2, -1)
+            turned = torch.mm(self.into, taken, out=_shaped(others, *taken.shape))
+            each = turned.view(TILE**2, -1, c)
+            products = torch.bmm(each, self.weight, out=_shaped(some, *each.shape[:2], d))
+            columns = products.flatten(1)
+            summed = torch.mm(self.out, columns, out=_shaped(others, STEP**2, columns.shape[1]))
+            places.copy_(summed.view(places.shape).add_(self.bias))
+
+
+def _parts(tiles: Float[Tensor, "b _ _ down across _"]) -> Iterator[Float[Tensor, "_ _ _ _ _"]]:
+    """Cut images into so many tiles at a time, along rows where one row has more."""
+    across = tiles.shape[4]
+    for image in tiles:
+        for rows in image.split(max(1, TILES // across), 2):
+            yield from rows.split(min(TILES, across), 3)
+
+
+def _shaped(numbers: Float[Tensor, " n"], *shape: int) -> Tensor:
+    """The first of the numbers, in this shape."""
+    return numbers[: math.prod(shape)].view(shape)
 
 
 def _bias(layer: nn.Conv2d | FoldedUpsampling) -> Float[Tensor, " d"]:
