@@ -8,7 +8,7 @@ that core's own cache.
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from threading import Barrier
+from threading import Barrier, Lock
 from typing import TypeVar
 
 import torch
@@ -31,8 +31,16 @@ def each(work: Callable[[Part], None], parts: Iterable[Part]) -> None:
         pass
 
 
-@cache
 def _pool(cores: int) -> ThreadPoolExecutor:
+    with _lock:
+        return _begun(cores)
+
+
+_lock = Lock()
+
+
+@cache
+def _begun(cores: int) -> ThreadPoolExecutor:
     ready = Barrier(cores + 1)
 
     def begin() -> None:
@@ -41,8 +49,12 @@ def _pool(cores: int) -> ThreadPoolExecutor:
         ready.wait()
 
     pool = ThreadPoolExecutor(cores, "core", initializer=begin)
-    for _ in range(cores):
-        pool.submit(int)
-    ready.wait()
+    try:
+        for _ in range(cores):
+            pool.submit(int)
+        ready.wait()
+    except BaseException:
+        ready.abort()  # so that none of them waits for ever
+        raise
     torch.set_num_threads(cores)  # for threads to come
     return pool

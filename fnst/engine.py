@@ -39,7 +39,8 @@ def choose_dtype(precision: Precision, device: torch.device) -> torch.dtype:
 class Engine:
     """Stylizes one picture after the other, of any size: ``engine(image)`` is a ``Paint``.
 
-    Pictures for which memory does not suffice pass in strips, in float32.
+    Pictures for which memory does not suffice pass in strips, in float32. On a GPU, one thread at a
+    time may call it.
 
     Args:
         network: trained; it is copied.
@@ -72,9 +73,13 @@ class Engine:
     def __call__(self, image: Image) -> Image:
         """Stylize a picture; the result has its size and dtype and is where it is."""
         most = self.max_memory or memory.budget(self.device)
-        if strips.whole_needs(self.network, image, self.dtype) > most:
-            return strips.stylize(self.network, image, max_memory=most, progress=self.progress)
-        return stylize(self.fast, image)
+        if strips.whole_needs(self.network, image, self.dtype) <= most:
+            try:
+                return stylize(self.fast, image)
+            except (MemoryError, RuntimeError) as error:  # others may have taken it meanwhile
+                if not memory.is_lacking(error):
+                    raise
+        return strips.stylize(self.network, image, max_memory=most, progress=self.progress)
 
 
 def _exchanged(

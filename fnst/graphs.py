@@ -65,7 +65,8 @@ class Graphed:
     def _recorded(self, batch: Batch) -> torch.cuda.CUDAGraph | None:
         graph = torch.cuda.CUDAGraph()
         try:
-            with torch.cuda.graph(graph):
+            # Only what this thread does is recorded: others may read pictures meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.work(batch)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]

@@ -120,6 +120,15 @@ def _left_to_group(group: Path, limit: str, used: str, cache: str) -> float:
     return math.inf if most == "max" else float(max(0, int(most) - taken + int(given_back)))
 
 
+def is_lacking(error: BaseException) -> bool:
+    """Whether this is what Python, PyTorch or CUDA say when there is not enough memory."""
+    import torch
+
+    said = str(error).lower()
+    words = ("can't allocate memory", "out of memory", "status_alloc_failed")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in said for w in words)
+
+
 def parse(text: str) -> int:
     """The number of bytes that people mean by ``2GB``, ``512MiB``, ``1.5G`` or ``800000``.
 

@@ -48,7 +48,9 @@ class Winograd(nn.Module):
 
     Along each axis, the four outputs of six positions take six products instead of twelve; the
     transforms between are small matrices. In float32 it is a few times less exact than torch's own:
-    1e-5 of the largest number. Sides must be at least 4.
+    1e-5 of the largest number. Only what differs from a channel's mean is transformed, so that
+    errors are small where maps are flat: a norm that follows would draw them as a texture. Sides
+    must be at least 4.
 
     Args:
         layer: the one whose place it takes.
@@ -61,6 +63,7 @@ class Winograd(nn.Module):
         weight = torch.einsum("ia,dcab,jb->ijcd", kernel, plain.double(), kernel).flatten(0, 1)
         self.weight = nn.Buffer(weight.to(plain.dtype).contiguous())
         self.bias = nn.Buffer(_bias(layer))
+        self.sums = nn.Buffer(plain.sum((2, 3)).T.contiguous())
         self.into = nn.Buffer(_both_axes(INPUT).to(plain.dtype))
         self.out = nn.Buffer(_both_axes(OUTPUT).to(plain.dtype))
 
@@ -72,31 +75,37 @@ class Winograd(nn.Module):
         convolved = images.new_empty(len(images), down, across, len(self.bias))
         tiles = images.unfold(1, TILE, STEP).unfold(2, TILE, STEP).permute(0, 4, 5, 1, 2, 3)
         places = convolved.view(len(images), down // STEP, STEP, across // STEP, STEP, -1)
-        parts = list(zip(_parts(tiles), _parts(places.permute(0, 2, 4, 1, 3, 5)), strict=True))
+        places = places.permute(0, 2, 4, 1, 3, 5)
+        means = images[:, ::STEP, ::STEP].mean((1, 2))  # near enough
+        biases = torch.addmm(self.bias, means, self.sums)
+        parts = [
+            (*part, mean, bias)
+            for image, place, mean, bias in zip(tiles, places, means, biases, strict=True)
+            for part in zip(_parts(image), _parts(place), strict=True)
+        ]
         count = torch.get_num_threads()
         room = images.new_empty(count, 2, TILE**2 * TILES * max(self.weight.shape[1:]))
         cores.each(lambda core: self._convolve(parts[core::count], *room[core]), range(count))
         return convolved[:, :h, :w].permute(0, 3, 1, 2)
 
-    def _convolve(self, parts: list[tuple[Tensor, Tensor]], some: Tensor, others: Tensor) -> None:
+    def _convolve(self, parts: list[tuple[Tensor, ...]], some: Tensor, others: Tensor) -> None:
         """Convolve tiles (6, 6, down, across, c) to their places (4, 4, down, across, d)."""
         c, d = self.weight.shape[1:]
-        for tiles, places in parts:
-            taken = _shaped(some, *tiles.shape).copy_(tiles).view(TILE**2, -1)
+        for tiles, places, mean, bias in parts:
+            taken = torch.sub(tiles, mean, out=_shaped(some, *tiles.shape)).view(TILE**2, -1)
             turned = torch.mm(self.into, taken, out=_shaped(others, *taken.shape))
             each = turned.view(TILE**2, -1, c)
             products = torch.bmm(each, self.weight, out=_shaped(some, *each.shape[:2], d))
             columns = products.flatten(1)
             summed = torch.mm(self.out, columns, out=_shaped(others, STEP**2, columns.shape[1]))
-            places.copy_(summed.view(places.shape).add_(self.bias))
+            torch.add(summed.view(places.shape), bias, out=places)
 
 
-def _parts(tiles: Float[Tensor, "b _ _ down across _"]) -> Iterator[Float[Tensor, "_ _ _ _ _"]]:
-    """Cut images into so many tiles at a time, along rows where one row has more."""
-    across = tiles.shape[4]
-    for image in tiles:
-        for rows in image.split(max(1, TILES // across), 2):
-            yield from rows.split(min(TILES, across), 3)
+def _parts(tiles: Float[Tensor, "_ _ down across _"]) -> Iterator[Float[Tensor, "_ _ _ _ _"]]:
+    """At most so many tiles at a time; long rows are cut into pieces of equal length."""
+    across = tiles.shape[3]
+    for rows in tiles.split(max(1, TILES // across), 2):
+        yield from rows.tensor_split(-(-across // TILES), 3)
 
 
 def _shaped(numbers: Float[Tensor, " n"], *shape: int) -> Tensor:

@@ -63,6 +63,8 @@ def stylize(
     Raises:
         ImageError: when even the least takes more, or the disk is too full.
     """
+    if len(image) != 1:
+        raise ValueError(f"expected one picture at a time, got {len(image)}")
     ways = list(_ways(network, image))
     for way in ways:
         if way.needs <= max_memory:
@@ -71,7 +73,7 @@ def stylize(
             except RangeError:  # exact ways follow
                 continue
             except (MemoryError, RuntimeError) as error:
-                if not _is_lack_of_memory(error):
+                if not memory.is_lacking(error):
                     raise
     _, _, h, w = image.shape
     least = min(way.needs for way in ways)
@@ -173,8 +175,3 @@ def _turned(network: TransformerNetwork) -> TransformerNetwork:
 
 def _turned_back(way: Way, progress: Progress | None) -> Image:
     return way.take(progress).transpose(2, 3)
-
-
-def _is_lack_of_memory(error: BaseException) -> bool:
-    is_torchs = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
-    return is_torchs or isinstance(error, MemoryError)

@@ -85,6 +85,45 @@ def test_a_picture_that_memory_does_not_suffice_for_passes_in_strips(network, mo
     assert_close(narrow(image), whole, atol=LEVEL / 50, rtol=0)
 
 
+def test_a_picture_for_which_memory_ran_out_passes_in_strips(network, monkeypatch):
+    def lack(network, image):
+        raise RuntimeError("CUDA error: out of memory")
+
+    image = torch.rand(1, 3, 64, 48)
+    known = stylize(network, image)
+    monkeypatch.setattr("fnst.engine.stylize", lack)
+    assert_close(Engine(network)(image), known, atol=LEVEL / 100, rtol=0)
+
+
+def test_other_errors_than_a_lack_of_memory_are_raised(network, monkeypatch):
+    def fail(network, image):
+        raise RuntimeError("wrong shape")
+
+    monkeypatch.setattr("fnst.engine.stylize", fail)
+    with pytest.raises(RuntimeError, match="wrong shape"):
+        Engine(network)(torch.rand(1, 3, 64, 48))
+
+
+def test_several_pictures_at_once_are_never_taken_for_one(network):
+    with pytest.raises(ValueError, match="one picture at a time, got 2"):
+        Engine(network, max_memory=1000)(torch.rand(2, 3, 64, 48))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
+def test_a_flat_picture_comes_out_flat(network, value):
+    """Norms magnify what is uneven by three hundred, each."""
+    image = torch.full((1, 3, 96, 80), value)
+    painted = Engine(network)(image)
+    assert painted.std((2, 3)).max() < LEVEL / 100
+    assert_close(painted, stylize(network, image), atol=LEVEL / 10, rtol=0)
+
+
+def test_a_nearly_flat_picture_is_painted_as_the_plain_pass_does(network):
+    image = torch.zeros(1, 3, 96, 80)
+    image[..., 40:44, 10:60] = 1 / 255
+    assert_close(Engine(network)(image), stylize(network, image), atol=LEVEL / 10, rtol=0)
+
+
 def test_what_even_strips_cannot_do_is_refused(network):
     with pytest.raises(ImageError, match="allow more, or make it smaller"):
         Engine(network, max_memory=1000)(torch.rand(1, 3, 64, 64))

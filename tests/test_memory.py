@@ -45,6 +45,20 @@ def test_another_c_library_is_left_alone(monkeypatch):
     assert memory.hold() is False
 
 
+@pytest.mark.parametrize(
+    ("error", "is_lack"),
+    [
+        (MemoryError(), True),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
+    ],
+)
+def test_a_lack_of_memory_is_known_by_its_words(error, is_lack):
+    assert memory.is_lacking(error) is is_lack
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a peak may begin with the parent's")
 def test_the_peak_is_that_of_this_process_and_what_was_freed_counts():
     program = (

@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from fnst.network import BILINEAR, NEAREST, ByRows, FoldedUpsampling
-from fnst.rewrites import Blocks, Folded, Smoothed, Winograd, doubling
+from fnst.rewrites import Blocks, Folded, Smoothed, Winograd, _parts, doubling
 
 DTYPES = pytest.mark.parametrize(
     ("dtype", "within"), [(torch.float32, 1e-4), (torch.float64, 1e-12)], ids=["fp32", "fp64"]
@@ -25,6 +25,27 @@ def test_winograds_convolution_is_the_plain_one(dtype, within, h, w, monkeypatch
     maps = torch.randn(2, 6, h, w, dtype=dtype).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         assert_close(Winograd(layer)(maps), layer(maps), atol=within, rtol=0)
+
+
+@torch.inference_mode()
+def test_winograds_convolution_is_the_same_on_several_cores():
+    layer = Winograd(convolution(6, 5, 3))
+    maps = torch.randn(2, 6, 33, 350)  # rows of 88 tiles: two pieces each
+    alone = layer(maps)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        together = layer(maps)
+    finally:
+        torch.set_num_threads(before)
+    assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+def test_long_rows_of_tiles_are_cut_into_equal_pieces():
+    parts = list(_parts(torch.zeros(6, 6, 3, 70, 1)))
+    assert [part.shape[2:4] for part in parts] == [(1, 35)] * 6
+    parts = list(_parts(torch.zeros(6, 6, 7, 20, 1)))
+    assert [part.shape[2:4] for part in parts] == [(3, 20), (3, 20), (1, 20)]
 
 
 def test_only_a_bilinear_doubling_is_smoothed():
