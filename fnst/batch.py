@@ -8,6 +8,7 @@ twice, and so an interrupted batch goes on where it stopped.
 import glob
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -266,7 +267,7 @@ def _check_done(there: Sequence[Job], *, is_batch: bool) -> None:
 
 def _is_picture(job: Job) -> bool:
     try:
-        images.size_of(job.target or b"")
+        images.size_of(job.target or b"", most_pixels=sys.maxsize)
     except ImageError:
         return False
     return True

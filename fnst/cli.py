@@ -283,6 +283,7 @@ def stylize(
                 strength=strength,
                 keep_colors=keep_colors,
                 mask=controls.load_mask(mask) if mask else None,
+                mask_name=mask.stem if mask else "",
             ),
             where,
             max_memory=memory.parse(max_memory) if max_memory else memory.budget(where),
@@ -352,7 +353,7 @@ def _paint_photos(painter: "Painter", photos: list[str], how: _How) -> int:
 
 def _paint_clips(painter: "Painter", clips: list[Path], where: "torch.device", how: _How) -> int:
     """Paint clips one after the other, and say so; how many could not be."""
-    from fnst import video
+    from fnst import overlap, video
 
     targets = video.targets(
         clips, how.output, painter.label, is_batch=how.is_batch, overwrite=how.overwrite
@@ -362,11 +363,12 @@ def _paint_clips(painter: "Painter", clips: list[Path], where: "torch.device", h
         if target.exists() and not how.overwrite:
             print(f"done before: {target}; --overwrite paints it again")
             continue
+        paint = overlap.Stopwatch(painter.paint_frame)
         try:
             done = video.stylize(
                 clip,
                 target,
-                painter.paint_frame,
+                paint,
                 made_by=painter.made_of,
                 device=where,
                 steady=how.steady,
@@ -386,7 +388,9 @@ def _paint_clips(painter: "Painter", clips: list[Path], where: "torch.device", h
         painted += 1
         for note in done.notes:
             print(f"note: {clip}: {note}", file=sys.stderr)
-        print(f"Stylized with {painter.said}: {target} ({done.frames} frames)", flush=True)
+        share = paint.seconds / done.seconds
+        count = f"{done.frames} frames; the network ran {share:.0%} of the time"
+        print(f"Stylized with {painter.said}: {target} ({count})", flush=True)
     return failed
 
 

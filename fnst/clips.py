@@ -27,8 +27,8 @@ MICROSECOND = Fraction(1, 1_000_000)  # FFmpeg's unit for times of a whole file
 
 
 def is_clip(path: Path) -> bool:
-    """Whether the ending is that of a video file."""
-    return path.suffix.lower() in READ
+    """Whether the ending is that of a video file, and it is no folder."""
+    return path.suffix.lower() in READ and not path.is_dir()
 
 
 @dataclass(frozen=True)

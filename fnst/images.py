@@ -206,9 +206,11 @@ def square(image: Opened, size: int) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(colours.to_srgb(small))
 
 
-def size_of(source: Path | bytes, *, name: str | None = None) -> tuple[int, int]:
+def size_of(
+    source: Path | bytes, *, name: str | None = None, most_pixels: int = MOST_PIXELS
+) -> tuple[int, int]:
     """Width and height in pixels, read from the header alone, before any turning."""
-    with Door(source, name=name) as image:
+    with Door(source, name=name, most_pixels=most_pixels) as image:
         return image.size
 
 

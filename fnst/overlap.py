@@ -22,6 +22,7 @@ from fnst.images import Picture
 from fnst.originals import Frame
 
 T = TypeVar("T")
+Photo = TypeVar("Photo")
 
 Painter = Callable[[Picture], Picture]
 
@@ -44,13 +45,13 @@ class Done:
     """The result, where it goes into a pipe."""
 
 
-class Stopwatch:
+class Stopwatch(Generic[Photo]):
     """A painter that knows for how many seconds it has painted."""
 
-    def __init__(self, paint: Painter) -> None:
+    def __init__(self, paint: Callable[[Photo], Photo]) -> None:
         self.paint, self.seconds = paint, 0.0
 
-    def __call__(self, photo: Picture) -> Picture:
+    def __call__(self, photo: Photo) -> Photo:
         began = time.perf_counter()
         try:
             return self.paint(photo)
@@ -266,7 +267,7 @@ def _painted(paint: Painter, item: _Item, name: str) -> _Item:
         picture = paint(frame.picture)
     except FnstError as error:
         return replace(item, frame=None, error=ImageError(f"{name}: {error}"))
-    except (RuntimeError, MemoryError) as error:  # torch's words for a lack of memory
+    except (OSError, RuntimeError, MemoryError) as error:  # such as a lack of memory or disk
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         sentence = f"{name} could not be stylized: {reason}."
         return replace(item, frame=None, error=ImageError(sentence))

@@ -1,5 +1,6 @@
 """Small clips, written frame by frame."""
 
+import struct
 from fractions import Fraction
 
 import av
@@ -19,8 +20,11 @@ def picture(index, width=64, height=48):
     return rows
 
 
-def write(path, *, times=EVEN, size=(64, 48), sound="", turn=None, codec="libx264", **says):
-    """A clip; ``says`` are properties of its pictures, such as ``color_range=2``."""
+def write(path, *, times=EVEN, size=(64, 48), sound="", turns=0, codec="libx264", **says):
+    """A clip; ``says`` are properties of its pictures, such as ``color_range=2``.
+
+    Players turn it clockwise by so many quarters.
+    """
     with av.open(str(path), "w") as out:
         video = out.add_stream(codec, rate=25)
         video.width, video.height = size
@@ -32,13 +36,25 @@ def write(path, *, times=EVEN, size=(64, 48), sound="", turn=None, codec="libx26
         for index, time in enumerate(times):
             frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24")
             frame.pts, frame.time_base = time, UNIT
-            if turn is not None:
-                frame.rotation = turn
             out.mux(video.encode(frame))
         out.mux(video.encode(None))
         if audio:
             _hum(out, audio, times[-1] * UNIT)
+    if turns:
+        _turn(path, turns)
     return path
+
+
+def _turn(path, turns):
+    """Write into an MP4 file how its pictures are to be turned: a matrix of the track."""
+    cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[turns % 4]
+    upright, turned = (
+        struct.pack(">9i", c << 16, s << 16, 0, -s << 16, c << 16, 0, 0, 0, 1 << 30)
+        for c, s in ((1, 0), (cos, sin))
+    )
+    content = path.read_bytes()
+    place = content.index(upright, content.index(b"tkhd"))
+    path.write_bytes(content[:place] + turned + content[place + len(turned) :])
 
 
 def _hum(out, audio, seconds):

@@ -160,6 +160,12 @@ def test_what_is_no_picture_is_in_the_way_and_stays():
         plan("photos", output="out")
 
 
+def test_a_result_that_is_huge_is_a_picture_too():
+    Path("out").mkdir()
+    Image.new("1", (16_000, 16_000)).save("out/a-ink-v1.png")
+    assert plan("photos", output="out").done == 1
+
+
 def test_everything_is_painted_again_when_that_is_asked_for():
     photo("out/a-ink-v1.png")
     found = plan("photos", output="out", overwrite=True)

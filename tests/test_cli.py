@@ -236,13 +236,36 @@ def test_a_terminal_gets_no_picture(fnst, monkeypatch):
 def test_a_clip_is_painted_and_keeps_its_sound(fnst):
     clip_fixtures.write(Path("clip.mp4"), sound="aac")
     said = fnst("stylize", "clip.mp4", "photo.jpg", "-o", "out")
-    assert said.out.splitlines() == [
+    assert re.sub(r"\d+%", "N%", said.out).splitlines() == [
         "Stylized with ink version 1: out/photo-ink-v1.jpg",
-        "Stylized with ink version 1: out/clip-ink-v1.mp4 (10 frames)",
+        "Stylized with ink version 1: out/clip-ink-v1.mp4 (10 frames; "
+        "the network ran N% of the time)",
     ]
     assert clip_fixtures.packets("out/clip-ink-v1.mp4")
     assert "is there already" in fnst("stylize", "clip.mp4", "-o", "out", code=1).err
     assert fnst("stylize", "clip.mp4", "-o", "out", "--overwrite").out
+
+
+def test_without_pyav_a_clip_says_what_to_install(fnst, monkeypatch):
+    clip_fixtures.write(Path("clip.mp4"))
+    monkeypatch.setitem(sys.modules, "av", None)
+    said = fnst("stylize", "clip.mp4", code=1)
+    assert said.err == "error: clips need PyAV; `pip install 'fnst[video]'` brings it.\n"
+
+
+def test_a_folder_that_is_named_like_a_clip_is_a_folder(fnst):
+    Path("2024.mov").mkdir()
+    shutil.copy("photo.jpg", "2024.mov")
+    fnst("stylize", "2024.mov", "-o", "out")
+    assert Path("out/photo-ink-v1.jpg").exists()
+
+
+def test_results_of_different_masks_have_different_names(fnst):
+    for name in ("left", "right"):
+        Image.new("L", (2, 1)).save(f"{name}.png")
+        fnst("stylize", "photo.jpg", "other.png", "-o", "out", "--mask", f"{name}.png")
+    assert Path("out/photo-ink-v1-left.jpg").exists()
+    assert Path("out/photo-ink-v1-right.jpg").exists()
 
 
 def test_of_several_clips_one_bad_one_stops_no_other_and_none_is_painted_twice(fnst):
@@ -376,7 +399,7 @@ def test_each_control_changes_the_picture_and_its_name(fnst):
         ("--strength 1.5", "bright-ink-v1-strength1.5.png"),
         ("--keep-colors", "bright-ink-v1-colors.png"),
         ("--stroke-size 2", "bright-ink-v1-stroke2.png"),
-        ("--mask black.png", "bright-ink-v1-masked.png"),
+        ("--mask black.png", "bright-ink-v1-black.png"),
         ("--blend ink@1:3,ink@2", "bright-ink-v1-0.75-ink-v2-0.25.png"),
     ):
         fnst("stylize", "bright.png", *words.split())
@@ -393,6 +416,15 @@ def test_memory_may_be_limited_and_too_little_is_said_with_the_photo(fnst):
     assert not Path("small.png").exists()
     said = fnst("stylize", "bright.png", "--max-memory", "lots", code=1)
     assert "expected a size such as 2GB or 512MiB, got 'lots'" in said.err
+
+
+def test_a_large_picture_says_how_far_it_is_when_it_is_the_only_one(fnst, monkeypatch):
+    monkeypatch.setattr("fnst.progress.PATIENCE_SECONDS", 0)
+    for name in ("large.png", "second.png"):
+        Image.new("RGB", (1500, 1200), "teal").save(name)
+    in_strips = ("--max-memory", "90MB")
+    assert "stylizing" not in fnst("stylize", "large.png", "second.png", *in_strips).err
+    assert "stylizing" in fnst("stylize", "large.png", "--overwrite", *in_strips).err
 
 
 def test_strength_0_and_a_black_mask_leave_the_photo_as_it_was(fnst):

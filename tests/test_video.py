@@ -4,6 +4,7 @@ import io
 import weakref
 
 import clip_fixtures
+import numpy as np
 import pytest
 import torch
 from clip_fixtures import EVEN, UNEVEN
@@ -58,6 +59,16 @@ def off(ones, others):
 
 
 # --- what comes out -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_turned_clip_comes_out_upright(stylize, tmp_path, turns):
+    source = clip_fixtures.write(tmp_path / "a.mp4", turns=turns)
+    stylize(source, tmp_path / "b.mp4")
+    _, before = clip_fixtures.frames(source)
+    _, after = clip_fixtures.frames(tmp_path / "b.mp4")
+    upright = [np.rot90(pixels, -turns) for pixels in before]
+    assert off(after, upright) < 3
 
 
 @pytest.mark.parametrize("times", [EVEN, UNEVEN], ids=["even", "uneven"])
