@@ -38,7 +38,7 @@ BENCHMARKS: dict[str, Callable[[], Iterable[Result]]] = {
     "large": large.measure,
     "video": video.measure,
 }
-LONG = {"large", "precision", "video"}  # take so long that only its name runs it
+LONG = {"large", "precision", "stylize", "video"}  # take so long that only its name runs it
 
 COLUMNS = ("name", "value", "unit", "ratio", "limit")
 
@@ -111,8 +111,9 @@ def _markdown(results: Iterable[tuple[str, Result]]) -> None:
     by_name: dict[str, list[Result]] = {}
     for name, result in results:
         by_name.setdefault(name, []).append(result)
-    print("# Benchmarks\n\n`make bench` measures this page anew, but for what takes long and runs")
-    print("when it is named (large, precision, video). A ratio is to a baseline that ran in turns")
+    print("# Benchmarks\n")
+    print("`make bench` measures this page anew, but for what takes long and runs when")
+    print(f"it is named ({', '.join(sorted(LONG))}). A ratio is to a baseline that ran in turns")
     print("with ours; above 1 is better. A limit is the share of this machine's measured peak.")
     for name, found in by_name.items():
         print(f"\n## {name}\n\n{_doc(BENCHMARKS[name])}\n")

@@ -9,7 +9,7 @@ References:
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Float
@@ -88,7 +88,7 @@ class Winograd(nn.Module):
         cores.each(lambda core: self._convolve(parts[core::count], *room[core]), range(count))
         return convolved[:, :h, :w].permute(0, 3, 1, 2)
 
-    def _convolve(self, parts: list[tuple[Tensor, ...]], some: Tensor, others: Tensor) -> None:
+    def _convolve(self, parts: Sequence[tuple[Tensor, ...]], some: Tensor, others: Tensor) -> None:
         """Convolve tiles (6, 6, down, across, c) to their places (4, 4, down, across, d)."""
         c, d = self.weight.shape[1:]
         for tiles, places, mean, bias in parts:
@@ -104,7 +104,7 @@ class Winograd(nn.Module):
 def _parts(tiles: Float[Tensor, "_ _ down across _"]) -> Iterator[Float[Tensor, "_ _ _ _ _"]]:
     """At most so many tiles at a time; long rows are cut into pieces of equal length."""
     across = tiles.shape[3]
-    for rows in tiles.split(max(1, TILES // across), 2):
+    for rows in torch.split(tiles, max(1, TILES // across), 2):
         yield from rows.tensor_split(-(-across // TILES), 3)
 
 
