@@ -21,7 +21,7 @@ def network():
     return TransformerNetwork(width=8, blocks=2).eval()
 
 
-@pytest.mark.parametrize(("h", "w"), [(9, 40), (17, 23), (64, 48)])
+@pytest.mark.parametrize(("h", "w"), [(9, 40), (17, 23), (64, 48), (500, 521)])
 def test_fp32_is_the_exact_pass_to_a_hundredth_of_a_grey_level(network, h, w):
     image = torch.rand(1, 3, h, w)
     assert_close(Engine(network)(image), stylize(network, image), atol=LEVEL / 100, rtol=0)
@@ -112,15 +112,15 @@ def test_several_pictures_at_once_are_never_taken_for_one(network):
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
 def test_a_flat_picture_comes_out_flat(network, value):
     """Norms magnify what is uneven by three hundred, each."""
-    image = torch.full((1, 3, 96, 80), value)
+    image = torch.full((1, 3, 512, 500), value)
     painted = Engine(network)(image)
     assert painted.std((2, 3)).max() < LEVEL / 100
     assert_close(painted, stylize(network, image), atol=LEVEL / 10, rtol=0)
 
 
 def test_a_nearly_flat_picture_is_painted_as_the_plain_pass_does(network):
-    image = torch.zeros(1, 3, 96, 80)
-    image[..., 40:44, 10:60] = 1 / 255
+    image = torch.zeros(1, 3, 512, 500)
+    image[..., 240:250, 10:300] = 1 / 255
     assert_close(Engine(network)(image), stylize(network, image), atol=LEVEL / 10, rtol=0)
 
 

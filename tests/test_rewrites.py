@@ -24,21 +24,30 @@ def test_winograds_convolution_is_the_plain_one(dtype, within, h, w, monkeypatch
     layer = convolution(6, 5, 3).to(dtype)
     maps = torch.randn(2, 6, h, w, dtype=dtype).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
-        assert_close(Winograd(layer)(maps), layer(maps), atol=within, rtol=0)
+        assert_close(Winograd(layer).by_tiles(maps), layer(maps), atol=within, rtol=0)
 
 
 @torch.inference_mode()
 def test_winograds_convolution_is_the_same_on_several_cores():
     layer = Winograd(convolution(6, 5, 3))
     maps = torch.randn(2, 6, 33, 350)  # rows of 88 tiles: two pieces each
-    alone = layer(maps)
+    alone = layer.by_tiles(maps)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(3)
-        together = layer(maps)
+        together = layer.by_tiles(maps)
     finally:
         torch.set_num_threads(before)
     assert_close(together, alone, atol=1e-5, rtol=0)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize(("side", "by_tiles"), [(127, False), (128, True)])
+def test_small_maps_are_convolved_as_the_layer_does(side, by_tiles, monkeypatch):
+    layer = Winograd(convolution(1, 2, 3))
+    nothing = torch.zeros(1, 2, side, side)
+    monkeypatch.setattr(layer, "by_tiles", lambda maps: nothing)
+    assert (layer(torch.rand(1, 1, side, side)) is nothing) == by_tiles
 
 
 def test_long_rows_of_tiles_are_cut_into_equal_pieces():
@@ -56,7 +65,7 @@ def test_only_a_bilinear_doubling_is_smoothed():
 @torch.inference_mode()
 def test_winograds_convolution_keeps_the_memorys_layout():
     maps = torch.randn(1, 4, 8, 8).contiguous(memory_format=torch.channels_last)
-    drawn = Winograd(convolution(4, 4, 3))(maps)
+    drawn = Winograd(convolution(4, 4, 3)).by_tiles(maps)
     assert drawn.is_contiguous(memory_format=torch.channels_last)
 
 
@@ -65,7 +74,7 @@ def test_an_impulse_draws_the_kernel():
     layer = convolution(1, 1, 3, bias=False)
     maps = torch.zeros(1, 1, 9, 9)
     maps[0, 0, 4, 4] = 1
-    drawn = Winograd(layer)(maps)[0, 0]
+    drawn = Winograd(layer).by_tiles(maps)[0, 0]
     assert_close(drawn[3:6, 3:6], layer.weight[0, 0].flip(0, 1), atol=1e-6, rtol=0)
     drawn[3:6, 3:6] = 0
     assert drawn.abs().max() < 1e-6
