@@ -20,6 +20,10 @@ from fnst.passage import Progress
 from fnst.rewrites import Blocks, Folded, Winograd, doubling
 from fnst.stylize import Image, has_bf16, stylize
 
+# Picture after picture, memory that is kept comes to lie in pieces, and more of it is taken than a
+# single pass needs: at 1080p a fifth more, the most of nine runs.
+PIECES = 1.25
+
 Layer = TypeVar("Layer", bound=nn.Module)
 
 Precision = Literal["auto", "fp32", "bf16"]
@@ -73,7 +77,7 @@ class Engine:
     def __call__(self, image: Image) -> Image:
         """Stylize a picture; the result has its size and dtype and is where it is."""
         most = self.max_memory or memory.budget(self.device)
-        if strips.whole_needs(self.network, image, self.dtype) <= most:
+        if PIECES * strips.whole_needs(self.network, image, self.dtype) <= most:
             try:
                 return stylize(self.fast, image)
             except (MemoryError, RuntimeError) as error:  # others may have taken it meanwhile
