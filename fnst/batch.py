@@ -62,6 +62,18 @@ class Plan:
 
 
 @dataclass(frozen=True)
+class Words:
+    """What people named, told apart."""
+
+    photos: Sequence[str]
+    """For ``plan``."""
+    clips: Sequence[Path]
+    """Named, or matched by a pattern."""
+    left_out: int
+    """So many clips lie in the folders."""
+
+
+@dataclass(frozen=True)
 class _Photo:
     path: Path
     below: Path = Path()
@@ -69,11 +81,43 @@ class _Photo:
     is_found: bool = False
 
 
+def told_apart(words: Sequence[str], is_clip: Callable[[Path], bool]) -> Words:
+    """Which words name pictures, and which clips; those in folders are left out.
+
+    A folder of photographs is painted in minutes, and a clip that lies there may take a day.
+
+    Args:
+        words: files, folders, patterns, or ``-``.
+        is_clip: whether a file is one.
+    """
+    photos: list[str] = []
+    clips: list[Path] = []
+    left_out = 0
+    for word in words:
+        path = Path(word)
+        if path.is_dir():
+            files = (Path(place) / name for place, _, names in os.walk(path) for name in names)
+            left_out += sum(file.name[0] != "." and is_clip(file) for file in files)
+            photos.append(word)
+        elif _is_pattern(word):
+            matches = _matches(word)
+            found = [photo for photo in matches if is_clip(photo.path)]
+            clips += [photo.path for photo in _without_results(found)[0]]
+            if len(found) < len(matches) or not found:
+                photos.append(word)
+        elif is_clip(path):
+            clips.append(path)
+        else:
+            photos.append(word)
+    return Words(photos, clips, left_out)
+
+
 def plan(
     photos: Sequence[str],
     output: str | None,
     label: str,
     *,
+    is_clip: Callable[[Path], bool] = lambda path: False,
     is_batch: bool = False,
     overwrite: bool = False,
     piped: Callable[[], bytes] = bytes,
@@ -85,6 +129,7 @@ def plan(
         output: a file for one photograph, a folder for any number, ``-``, or None, which is beside
             each.
         label: what a result is called after its photograph, such as ``ink-v3``.
+        is_clip: whether a file that matches a pattern is a clip, and no picture.
         is_batch: whether clips are painted, too.
         overwrite: whether results may be replaced.
         piped: gives what is piped in; asked only if ``-`` is among the photos.
@@ -93,7 +138,13 @@ def plan(
         OutputError: when all results would be one file.
         ImageError: when there is nothing to paint, or a photograph or a result would be lost.
     """
-    found = [photo for word in photos if word != PIPE for photo in _find(word, photos, output)]
+    found = [
+        photo
+        for word in photos
+        if word != PIPE
+        for photo in _find(word, photos, output)
+        if not (photo.is_found and is_clip(photo.path))
+    ]
     fresh, earlier = _without_results(found)
     jobs = _jobs(fresh, output, label, is_one=_is_one(photos))
     if PIPE in photos:
@@ -135,14 +186,18 @@ def _find(word: str, photos: Sequence[str], output: str | None) -> list[_Photo]:
         below = Path(path.resolve().name) if len(folders) > 1 else Path()
         found = list(_walk(path, below, output))
     elif _is_pattern(word):
-        names = sorted(glob.glob(word, recursive=True))  # noqa: PTH207  # Path takes no absolute one
-        found = [_Photo(Path(name), is_found=True) for name in names if Path(name).is_file()]
+        found = _matches(word)
     else:
         return [_Photo(path)]
     if not found:
         where = "in it" if path.is_dir() else "called like that"
         raise ImageError(f"{word}: there is no picture {where}.")
     return found
+
+
+def _matches(pattern: str) -> list[_Photo]:
+    names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # Path takes no absolute one
+    return [_Photo(Path(name), is_found=True) for name in names if Path(name).is_file()]
 
 
 def _walk(folder: Path, below: Path, output: str | None) -> Iterator[_Photo]:

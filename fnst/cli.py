@@ -149,7 +149,7 @@ def stylize(
         list[str],  # what cannot be read is named when its turn comes, and stops no other
         typer.Argument(
             metavar="PHOTO",
-            help="Pictures, clips, folders or patterns of pictures, or - to pipe one in.",
+            help="Pictures, clips, patterns of both, folders of pictures, or - to pipe one in.",
         ),
     ],
     style: Style = None,
@@ -265,11 +265,11 @@ def stylize(
     _check_one_way({"--model-version": numbers, "--alias": alias, "--blend": blend})
     _check_one_way({"--style": style, "--blend": blend})
     _check_project()
-    from fnst import clips, controls, memory, progress, studio
+    from fnst import batch, clips, controls, memory, progress, studio
     from fnst.stylize import device as find_device
 
-    moving = [Path(word) for word in photos if clips.is_clip(Path(word))]
-    still = [word for word in photos if not clips.is_clip(Path(word))]
+    words = batch.told_apart(photos, clips.is_clip)
+    still, moving = words.photos, words.clips
     versions = [controls.Ingredient(style, version) for version in _wanted(numbers, alias)]
     if moving and (compare or len(versions) > 1):
         raise typer.BadParameter("sheets are for pictures; paint clips with one version each")
@@ -293,13 +293,16 @@ def stylize(
         )
         how = _How(
             output,
-            is_batch=len(photos) > 1,
+            is_batch=len(still) + len(moving) > 1,
             overwrite=overwrite,
             quality=quality,
             allow_huge=allow_huge,
             steady=steady,
         )
         failed = _paint_photos(painter, still, how) if still else 0
+        if words.left_out:
+            how_many = f"clips in folders, left out: {words.left_out}"
+            print(f"{how_many}; name them, or a pattern such as '*.mp4'", file=sys.stderr)
         failed += _paint_clips(painter, moving, where, how) if moving else 0
     if failed:
         raise typer.Exit(1)
@@ -317,9 +320,10 @@ class _How:
     steady: bool
 
 
-def _paint_photos(painter: "Painter", photos: list[str], how: _How) -> int:
+def _paint_photos(painter: "Painter", photos: Sequence[str], how: _How) -> int:
     """Paint pictures, and say so; how many could not be."""
     from fnst import batch, overlap
+    from fnst.clips import is_clip
 
     try:
         plan = batch.plan(
@@ -329,6 +333,7 @@ def _paint_photos(painter: "Painter", photos: list[str], how: _How) -> int:
             is_batch=how.is_batch,
             overwrite=how.overwrite,
             piped=_piped_in,
+            is_clip=is_clip,
         )
     except batch.OutputError as error:
         raise typer.BadParameter(str(error)) from error
@@ -351,7 +356,9 @@ def _paint_photos(painter: "Painter", photos: list[str], how: _How) -> int:
     return _conclude(plan, painted, painter.said, share, how.output, out)
 
 
-def _paint_clips(painter: "Painter", clips: list[Path], where: "torch.device", how: _How) -> int:
+def _paint_clips(
+    painter: "Painter", clips: Sequence[Path], where: "torch.device", how: _How
+) -> int:
     """Paint clips one after the other, and say so; how many could not be."""
     from fnst import overlap, video
 

@@ -147,6 +147,25 @@ def test_so_do_several_photos_and_a_pattern():
     assert (results(found), found.done) == ([], 2)
 
 
+def is_clip(path):
+    return path.suffix == ".mp4"
+
+
+def test_clips_are_told_from_pictures_and_left_out_of_folders():
+    for name in ("photos/sea/a.mp4", "photos/b.mp4", "photos/b-ink-v1.mp4", "photos/.c.mp4"):
+        Path(name).write_bytes(b"")
+    words = batch.told_apart(["photos", "photos/b.*", "photos/*.mp4", "d.mp4", "a.png"], is_clip)
+    assert words.photos == ["photos", "photos/b.*", "a.png"]
+    assert [str(clip) for clip in words.clips] == ["photos/b.mp4", "photos/b.mp4", "d.mp4"]
+    assert words.left_out == 3
+    found = plan("photos/b*", output="out", is_clip=is_clip)
+    assert results(found) == ["out/b-ink-v1.jpg"]
+
+
+def test_a_pattern_without_a_match_is_for_a_plan_to_refuse():
+    assert batch.told_apart(["photos/*.gif"], is_clip).photos == ["photos/*.gif"]
+
+
 def test_a_photo_that_was_named_alone_is_refused():
     photo("photos/a-ink-v1.png")
     with pytest.raises(ImageError, match=r"a-ink-v1\.png is there already; say --overwrite"):

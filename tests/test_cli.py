@@ -260,6 +260,19 @@ def test_a_folder_that_is_named_like_a_clip_is_a_folder(fnst):
     assert Path("out/photo-ink-v1.jpg").exists()
 
 
+def test_a_pattern_finds_clips_and_a_folder_says_how_many_it_has(fnst):
+    Path("in").mkdir()
+    for name in ("in/a.mp4", "in/b.mp4"):
+        clip_fixtures.write(Path(name))
+    shutil.copy("photo.jpg", "in")
+    said = fnst("stylize", "in", "-o", "out")
+    assert "clips in folders, left out: 2; name them" in said.err
+    assert [path.name for path in Path("out").iterdir()] == ["photo-ink-v1.jpg"]
+    fnst("stylize", "in/*", "-o", "out")
+    assert Path("out/a-ink-v1.mp4").exists()
+    assert Path("out/b-ink-v1.mp4").exists()
+
+
 def test_results_of_different_masks_have_different_names(fnst):
     for name in ("left", "right"):
         Image.new("L", (2, 1)).save(f"{name}.png")
