@@ -156,17 +156,45 @@ class ByRows(nn.Conv2d):
         """Convolve what is padded already; the padding goes."""
         if padded.device.type != "cpu" or padded.dtype != torch.float32:
             return F.conv2d(padded, self.weight, self.bias)
-        n, _, h, w = padded.shape
-        d, _, rows, _ = self.weight.shape
-        h, w = h - rows + 1, w - rows + 1
+        rows = self.kernel_size[0]
         kernels = self.weight.permute(2, 0, 1, 3).flatten(0, 1).unsqueeze(2)
         each = F.conv2d(padded, kernels).contiguous(memory_format=torch.channels_last)
-        image, channel, down, across = each.stride()
-        # (n, rows, d, h, w): every row of the kernel, moved to where it belongs
-        moved = each.as_strided(
-            (n, rows, d, h, w), (image, d * channel + down, channel, down, across)
-        )
-        return moved.sum(1) + self.bias.view(1, -1, 1, 1)  # type: ignore[union-attr]
+        convolved: Tensor = _RowSum.apply(each, rows)
+        return convolved + self.bias.view(1, -1, 1, 1)  # type: ignore[union-attr]
+
+
+class _RowSum(torch.autograd.Function):
+    """The sums of what each row of a kernel gives, moved to where it belongs.
+
+    Each number belongs to one sum, so that on the way back it is written once; autograd would add
+    into places that it looks up one by one.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, each: Tensor, rows: int) -> Tensor:
+        ctx.shape, ctx.dtype, ctx.rows = each.shape, each.dtype, rows
+        return _moved(each, rows).sum(1)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        to_each = torch.empty(
+            ctx.shape,
+            dtype=ctx.dtype,
+            device=grads[0].device,
+            memory_format=torch.channels_last,
+        ).zero_()
+        _moved(to_each, ctx.rows).copy_(grads[0].unsqueeze(1))
+        return to_each, None
+
+
+def _moved(each: Float[Tensor, "b _ h w"], rows: int) -> Float[Tensor, "b _ _ _ w"]:
+    """A view in which the rows' channels lie over each other where they meet."""
+    n, channels, h, w = each.shape
+    d = channels // rows
+    image, channel, down, across = each.stride()
+    return each.as_strided(
+        (n, rows, d, h - rows + 1, w), (image, d * channel + down, channel, down, across)
+    )
 
 
 def fold(weight: Float[Tensor, "d c 3 3"], taps: tuple[float, ...]) -> Float[Tensor, "c d k k"]:

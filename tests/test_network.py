@@ -187,6 +187,21 @@ def test_bfloat16_maps_get_float32_statistics():
     assert_close(layer.bias.grad, torch.full((2,), 64.0 * 64))
 
 
+def test_a_convolution_by_rows_learns_as_the_plain_one_does():
+    layer = network.ByRows(4, 3, 9, padding=4, padding_mode="reflect")
+    plain = nn.Conv2d(4, 3, 9, padding=4, padding_mode="reflect")
+    plain.load_state_dict(layer.state_dict())
+    maps = torch.rand(2, 4, 20, 30)
+    pull = torch.rand(2, 3, 20, 30)
+    found = []
+    for each in (layer, plain):
+        mine = maps.clone().requires_grad_()
+        each(mine).backward(pull)
+        found.append([mine.grad, each.weight.grad, each.bias.grad])
+    for ours, theirs in zip(*found, strict=True):
+        assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
 # --- the whole network ----------------------------------------------------------------------------
 
 
