@@ -70,7 +70,9 @@ class Words:
     clips: Sequence[Path]
     """Named, or matched by a pattern."""
     left_out: int
-    """So many clips lie in the folders."""
+    """So many other clips lie in the folders."""
+    are_many: bool
+    """Whether there may be more than one, now or another time."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,9 @@ class _Photo:
     is_found: bool = False
 
 
-def told_apart(words: Sequence[str], is_clip: Callable[[Path], bool]) -> Words:
+def told_apart(
+    words: Sequence[str], is_clip: Callable[[Path], bool], output: str | None = None
+) -> Words:
     """Which words name pictures, and which clips; those in folders are left out.
 
     A folder of photographs is painted in minutes, and a clip that lies there may take a day.
@@ -89,15 +93,15 @@ def told_apart(words: Sequence[str], is_clip: Callable[[Path], bool]) -> Words:
     Args:
         words: files, folders, patterns, or ``-``.
         is_clip: whether a file is one.
+        output: where results go, as for ``plan``.
     """
     photos: list[str] = []
     clips: list[Path] = []
-    left_out = 0
+    within: list[_Photo] = []
     for word in words:
         path = Path(word)
         if path.is_dir():
-            files = (Path(place) / name for place, _, names in os.walk(path) for name in names)
-            left_out += sum(file.name[0] != "." and is_clip(file) for file in files)
+            within += _walk(path, Path(), output, is_clip)
             photos.append(word)
         elif _is_pattern(word):
             matches = _matches(word)
@@ -109,7 +113,9 @@ def told_apart(words: Sequence[str], is_clip: Callable[[Path], bool]) -> Words:
             clips.append(path)
         else:
             photos.append(word)
-    return Words(photos, clips, left_out)
+    named = {clip.resolve(): clip for clip in reversed(clips)}
+    left_out = {photo.path.resolve() for photo in _without_results(within)[0]} - named.keys()
+    return Words(photos, list(reversed(named.values())), len(left_out), not _is_one(words))
 
 
 def plan(
@@ -200,7 +206,16 @@ def _matches(pattern: str) -> list[_Photo]:
     return [_Photo(Path(name), is_found=True) for name in names if Path(name).is_file()]
 
 
-def _walk(folder: Path, below: Path, output: str | None) -> Iterator[_Photo]:
+def _is_readable(path: Path) -> bool:
+    return path.suffix.lower() in images.READABLE
+
+
+def _walk(
+    folder: Path,
+    below: Path,
+    output: str | None,
+    is_wanted: Callable[[Path], bool] = _is_readable,
+) -> Iterator[_Photo]:
     """The pictures in a folder and those in it, in the order of their names; none that is hidden.
 
     The folder of the results may be one of them, and is left out.
@@ -212,7 +227,7 @@ def _walk(folder: Path, below: Path, output: str | None) -> Iterator[_Photo]:
             name for name in folders if name[0] != "." and (here / name).resolve() != results
         )
         for name in sorted(names):
-            if name[0] != "." and Path(name).suffix.lower() in images.READABLE:
+            if name[0] != "." and is_wanted(here / name):
                 yield _Photo(here / name, below / here.relative_to(folder), is_found=True)
 
 

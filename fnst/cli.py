@@ -245,8 +245,8 @@ def stylize(
     precision: Annotated[
         Precision,
         typer.Option(
-            help="bf16 is faster where the hardware has it, and a few levels off in single pixels; "
-            "auto is fp32 on a CPU and bf16 on a GPU that has it."
+            help="bf16 is faster where the hardware has it, and looks the same, though single "
+            "pixels are tens of levels off; auto is fp32 on a CPU and bf16 on a GPU that has it."
         ),
     ] = Precision.auto,
     max_memory: Annotated[
@@ -268,7 +268,7 @@ def stylize(
     from fnst import batch, clips, controls, memory, progress, studio
     from fnst.stylize import device as find_device
 
-    words = batch.told_apart(photos, clips.is_clip)
+    words = batch.told_apart(photos, clips.is_clip, output)
     still, moving = words.photos, words.clips
     versions = [controls.Ingredient(style, version) for version in _wanted(numbers, alias)]
     if moving and (compare or len(versions) > 1):
@@ -293,16 +293,16 @@ def stylize(
         )
         how = _How(
             output,
-            is_batch=len(still) + len(moving) > 1,
+            is_batch=words.are_many,
             overwrite=overwrite,
             quality=quality,
             allow_huge=allow_huge,
             steady=steady,
         )
-        failed = _paint_photos(painter, still, how) if still else 0
         if words.left_out:
             how_many = f"clips in folders, left out: {words.left_out}"
             print(f"{how_many}; name them, or a pattern such as '*.mp4'", file=sys.stderr)
+        failed = _paint_photos(painter, still, how) if still else 0
         failed += _paint_clips(painter, moving, where, how) if moving else 0
     if failed:
         raise typer.Exit(1)

@@ -50,8 +50,8 @@ class Engine:
         network: trained; it is copied.
         device: where to compute.
         precision: of the convolutions; statistics and the result are float32 in any case. fp32
-            draws what ``fnst.stylize.stylize`` draws, to a fraction of a grey level; bf16 is a few
-            levels off in single pixels.
+            draws what ``fnst.stylize.stylize`` draws, to a fraction of a grey level; bf16 looks the
+            same, and is some tens of levels off in single pixels.
         max_memory: bytes of the device that a picture may take; a share of what is free if nothing
             is said.
         progress: told of pictures that pass in strips how much is done, and of how much.

@@ -125,7 +125,7 @@ def is_lacking(error: BaseException) -> bool:
     import torch
 
     said = str(error).lower()
-    words = ("can't allocate memory", "out of memory", "status_alloc_failed")
+    words = ("can't allocate memory", "not enough memory", "out of memory", "status_alloc_failed")
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in said for w in words)
 
 

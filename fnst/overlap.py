@@ -15,6 +15,8 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
+import torch
+
 from fnst import batch, files, images, originals, results
 from fnst.batch import PIPED, Job
 from fnst.errors import FnstError, HugeError, ImageError
@@ -54,7 +56,10 @@ class Stopwatch(Generic[Photo]):
     def __call__(self, photo: Photo) -> Photo:
         began = time.perf_counter()
         try:
-            return self.paint(photo)
+            painted = self.paint(photo)
+            if isinstance(painted, torch.Tensor) and painted.device.type != "cpu":
+                torch.accelerator.synchronize(painted.device)  # it has only been told what to do
+            return painted
         finally:
             self.seconds += time.perf_counter() - began
 

@@ -89,7 +89,7 @@ class Winograd(nn.Module):
         tiles = images.unfold(1, TILE, STEP).unfold(2, TILE, STEP).permute(0, 4, 5, 1, 2, 3)
         places = convolved.view(len(images), down // STEP, STEP, across // STEP, STEP, -1)
         places = places.permute(0, 2, 4, 1, 3, 5)
-        means = images[:, ::STEP, ::STEP].mean((1, 2))  # near enough
+        means = images[:, ::STEP, ::STEP].mean((1, 2))  # of a sixteenth: any near value does
         biases = torch.addmm(self.bias, means, self.sums)
         parts = [
             (*part, mean, bias)

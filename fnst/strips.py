@@ -62,6 +62,7 @@ def stylize(
 
     Raises:
         ImageError: when even the least takes more, or the disk is too full.
+        ValueError: when it is not one picture.
     """
     if len(image) != 1:
         raise ValueError(f"expected one picture at a time, got {len(image)}")

@@ -156,8 +156,11 @@ def test_clips_are_told_from_pictures_and_left_out_of_folders():
         Path(name).write_bytes(b"")
     words = batch.told_apart(["photos", "photos/b.*", "photos/*.mp4", "d.mp4", "a.png"], is_clip)
     assert words.photos == ["photos", "photos/b.*", "a.png"]
-    assert [str(clip) for clip in words.clips] == ["photos/b.mp4", "photos/b.mp4", "d.mp4"]
-    assert words.left_out == 3
+    assert [str(clip) for clip in words.clips] == ["photos/b.mp4", "d.mp4"]
+    assert (words.left_out, words.are_many) == (1, True)
+    assert batch.told_apart(["photos"], is_clip, "photos/sea").left_out == 1
+    assert batch.told_apart(["photos", "photos/sea"], is_clip).left_out == 2
+    assert not batch.told_apart(["d.mp4"], is_clip).are_many
     found = plan("photos/b*", output="out", is_clip=is_clip)
     assert results(found) == ["out/b-ink-v1.jpg"]
 

@@ -271,14 +271,18 @@ def test_a_pattern_finds_clips_and_a_folder_says_how_many_it_has(fnst):
     fnst("stylize", "in/*", "-o", "out")
     assert Path("out/a-ink-v1.mp4").exists()
     assert Path("out/b-ink-v1.mp4").exists()
+    assert "done before" in fnst("stylize", "in/a.*", "-o", "out").out
+    (Path("in") / "photo.jpg").unlink()
+    said = fnst("stylize", "in", code=1)
+    assert said.err.splitlines()[0].startswith("clips in folders, left out: 2; name them")
 
 
 def test_results_of_different_masks_have_different_names(fnst):
     for name in ("left", "right"):
         Image.new("L", (2, 1)).save(f"{name}.png")
         fnst("stylize", "photo.jpg", "other.png", "-o", "out", "--mask", f"{name}.png")
-    assert Path("out/photo-ink-v1-left.jpg").exists()
-    assert Path("out/photo-ink-v1-right.jpg").exists()
+    assert Path("out/photo-ink-v1-mask-left.jpg").exists()
+    assert Path("out/photo-ink-v1-mask-right.jpg").exists()
 
 
 def test_of_several_clips_one_bad_one_stops_no_other_and_none_is_painted_twice(fnst):
@@ -412,7 +416,7 @@ def test_each_control_changes_the_picture_and_its_name(fnst):
         ("--strength 1.5", "bright-ink-v1-strength1.5.png"),
         ("--keep-colors", "bright-ink-v1-colors.png"),
         ("--stroke-size 2", "bright-ink-v1-stroke2.png"),
-        ("--mask black.png", "bright-ink-v1-black.png"),
+        ("--mask black.png", "bright-ink-v1-mask-black.png"),
         ("--blend ink@1:3,ink@2", "bright-ink-v1-0.75-ink-v2-0.25.png"),
     ):
         fnst("stylize", "bright.png", *words.split())

@@ -85,7 +85,7 @@ def test_a_picture_that_memory_does_not_suffice_for_passes_in_strips(network, mo
     assert_close(narrow(image), whole, atol=LEVEL / 50, rtol=0)
 
 
-def test_a_picture_for_which_memory_ran_out_passes_in_strips(network, monkeypatch):
+def test_a_picture_for_which_memory_ran_out_is_painted_in_other_ways(network, monkeypatch):
     def lack(network, image):
         raise RuntimeError("CUDA error: out of memory")
 
