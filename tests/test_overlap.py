@@ -143,10 +143,12 @@ def test_huge_pictures_name_the_way_out(monkeypatch):
 
 def test_whoever_stops_looking_stops_the_work_and_nothing_is_half_written():
     jobs = photos(40)
+    others = set(threading.enumerate())
     results = overlap.run(invert, jobs)
     next(results)
+    assert set(threading.enumerate()) - others
     results.close()
-    assert not [t for t in threading.enumerate() if t is not threading.main_thread()]
+    assert not set(threading.enumerate()) - others
     names = [path.name for path in Path("out").iterdir()]
     assert 0 < len(names) < 40
     assert not [name for name in names if name.startswith(".")]
