@@ -274,8 +274,7 @@ def stylize(
     if moving and (compare or len(versions) > 1):
         raise typer.BadParameter("sheets are for pictures; paint clips with one version each")
     where = find_device(device)
-    is_one = len(photos) == 1 and not Path(photos[0]).is_dir()
-    with progress.watch_if_long("stylizing") if is_one else nullcontext() as tell:
+    with nullcontext() if words.are_many else progress.watch_if_long("stylizing") as tell:
         painter = studio.painter(
             [controls.ingredients(blend)] if blend else [[version] for version in versions],
             controls.Controls(
@@ -283,7 +282,7 @@ def stylize(
                 strength=strength,
                 keep_colors=keep_colors,
                 mask=controls.load_mask(mask) if mask else None,
-                mask_name=mask.stem if mask else "",
+                mask_name=f"mask-{mask.stem}" if mask else "",
             ),
             where,
             max_memory=memory.parse(max_memory) if max_memory else memory.budget(where),

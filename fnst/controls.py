@@ -62,7 +62,7 @@ class Controls:
     strength: float = 1.0
     keep_colors: bool = False
     mask: Mask | None = None
-    mask_name: str = ""
+    mask_name: str = "masked"  # in names of results
 
     def __post_init__(self) -> None:
         _check("strength", self.strength, 0.0, STRONGEST)
@@ -75,7 +75,7 @@ class Controls:
             f"-stroke{self.stroke_size:g}" if self.stroke_size != 1 else "",
             f"-strength{self.strength:g}" if self.strength != 1 else "",
             "-colors" if self.keep_colors else "",
-            "" if self.mask is None else f"-mask-{self.mask_name}" if self.mask_name else "-masked",
+            f"-{self.mask_name}" if self.mask is not None else "",
         )
         return "".join(parts)
 

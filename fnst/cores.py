@@ -15,6 +15,8 @@ import torch
 
 Part = TypeVar("Part")
 
+_lock = Lock()  # ``cache`` has none: two threads that begin at once would make two pools
+
 
 def each(work: Callable[[Part], None], parts: Iterable[Part]) -> None:
     """Do the work for every part, on as many cores as torch uses, in any order.
@@ -36,9 +38,6 @@ def _pool(cores: int) -> ThreadPoolExecutor:
         return _begun(cores)
 
 
-_lock = Lock()
-
-
 @cache
 def _begun(cores: int) -> ThreadPoolExecutor:
     ready = Barrier(cores + 1)
@@ -56,5 +55,6 @@ def _begun(cores: int) -> ThreadPoolExecutor:
     except BaseException:
         ready.abort()  # so that none of them waits for ever
         raise
-    torch.set_num_threads(cores)  # for threads to come
+    finally:
+        torch.set_num_threads(cores)  # for threads to come
     return pool

@@ -1,6 +1,7 @@
 """Each core works by itself, and what else runs is left as it was."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -30,6 +31,7 @@ def test_each_operation_of_the_work_has_one_core(count):
 
 
 def test_other_threads_keep_all_cores(count):
+    cores._begun.cache_clear()  # it is the beginning of a pool that could take them away
     cores.each(lambda _: None, range(3))
     seen = []
     later = threading.Thread(target=lambda: seen.append(torch.get_num_threads()))
@@ -48,6 +50,27 @@ def test_the_work_may_write_into_tensors_of_either_mode(count):
     cores.each(lambda part: plain[part].copy_(weights[part]), range(4))
     assert there.tolist() == [2] * 4
     assert plain.tolist() == [1] * 4
+
+
+def test_where_a_thread_cannot_begin_no_other_waits_for_it(monkeypatch):
+    class Poor(ThreadPoolExecutor):
+        def submit(self, *work):
+            if self._threads:
+                raise RuntimeError("can't start new thread")
+            return super().submit(*work)
+
+    monkeypatch.setattr(cores, "ThreadPoolExecutor", Poor)
+    others = set(threading.enumerate())
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)  # as no other test does: no pool is there already
+        with pytest.raises(RuntimeError, match="can't start new thread"):
+            cores.each(lambda _: None, range(4))
+    finally:
+        torch.set_num_threads(before)
+    for thread in set(threading.enumerate()) - others:
+        thread.join(10)
+    assert not set(threading.enumerate()) - others
 
 
 def test_what_goes_wrong_is_raised(count):

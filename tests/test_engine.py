@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from fnst import strips
 from fnst.engine import Engine, Recorded, choose_dtype
 from fnst.errors import ImageError
 from fnst.network import Residual, TransformerNetwork
@@ -83,6 +84,13 @@ def test_a_picture_that_memory_does_not_suffice_for_passes_in_strips(network, mo
     narrow = Engine(network, max_memory=110_000_000)
     monkeypatch.setattr(narrow, "fast", None)  # that would paint it whole
     assert_close(narrow(image), whole, atol=LEVEL / 50, rtol=0)
+
+
+def test_what_memory_would_just_suffice_for_passes_in_strips_too(network, monkeypatch):
+    image = torch.rand(1, 3, 300, 200)
+    engine = Engine(network, max_memory=int(1.2 * strips.whole_needs(network, image)))
+    monkeypatch.setattr(engine, "fast", None)  # in pieces, it would take more than that
+    assert engine(image).shape == image.shape
 
 
 def test_a_picture_for_which_memory_ran_out_is_painted_in_other_ways(network, monkeypatch):

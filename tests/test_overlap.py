@@ -60,6 +60,14 @@ def test_one_that_cannot_be_read_painted_or_written_stops_no_other():
     assert sorted(path.name for path in Path("out").iterdir()) == ["0.png", "4.png"]
 
 
+def test_a_disk_that_is_full_while_painting_is_told_with_the_photo():
+    def paint(picture):
+        raise OSError(28, "No space left on device")
+
+    [done] = overlap.run(paint, photos(1))
+    assert str(done.error).startswith("0.png could not be stylized: [Errno 28] No space left")
+
+
 def test_what_a_paint_refuses_is_told_with_the_photo():
     def paint(picture):
         raise ImageError("too small.")
