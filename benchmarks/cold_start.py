@@ -1,22 +1,26 @@
 """How long a user waits for one stylized photograph: whole processes, from start to exit."""
 
-import os
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from importlib.util import find_spec
-from pathlib import Path
 from statistics import median
 
-from benchmarks import Result, UnavailableError
+from benchmarks import Result, command
+from benchmarks.command import Registered
 
-ROOT = Path(__file__).parents[1]
 SIDE = 512  # pixels
 ROUNDS = 7
 
 IMPORT_TORCH = "import torch"
+
+PHOTO = f"""
+import sys
+from pathlib import Path
+import torch
+from fnst import images
+
+blurred = torch.nn.functional.interpolate(torch.rand(1, 3, 32, 32), {SIDE}, mode="bilinear")
+images.save(images.Picture(blurred), Path(sys.argv[1]))
+"""
 
 # The least that any program with this network in torch has to do.
 BARE = f"""
@@ -41,33 +45,22 @@ def measure() -> Iterator[Result]:
     wall-clock medians of seven rounds, in which `import torch` alone takes its turn too. The
     target is a ratio above 0.67: no more than 1.5 times the baseline.
     """
-    if missing := [name for name in ("mlflow", "typer") if find_spec(name) is None]:
-        raise UnavailableError(
-            "measures the command line with a registered version, which needs "
-            f"{' and '.join(missing)}; install the whole project with `make setup`."
-        )
-    with tempfile.TemporaryDirectory(prefix="fnst-cold-start-") as scratch:
-        yield from _measure(Path(scratch))
+    with command.registered() as registry:
+        yield from _measure(registry)
 
 
-def _measure(scratch: Path) -> Iterator[Result]:
-    environment = {
-        **os.environ,
-        "FNST_CACHE": str(scratch / "cache"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{scratch}/mlflow.db",
-    }
-    script = "import sys; from benchmarks import cold_start; cold_start.register(sys.argv[1])"
-    _seconds(["-c", script, str(scratch)], environment)
-    stylize = ["-m", "fnst.cli", "stylize", "--overwrite", "--model-version", "1", "--device"]
+def _measure(registry: Registered) -> Iterator[Result]:
+    photo = registry.scratch / "photo.jpg"
+    _seconds(registry, ["-c", PHOTO, str(photo)])
     commands = {
-        "ours": [*stylize, "cpu", str(scratch / "photo.jpg")],
-        "bare": ["-c", BARE, str(scratch / "model" / "model.safetensors")],
+        "ours": ["-m", "fnst.cli", *command.STYLIZE, "--overwrite", str(photo)],
+        "bare": ["-c", BARE, str(registry.weights)],
         "torch": ["-c", IMPORT_TORCH],
     }
-    for command in commands.values():  # now the version was used before, and files are in memory
-        _seconds(command, environment)
+    for arguments in commands.values():  # now the version was used before, and files are in memory
+        _seconds(registry, arguments)
     rounds = [
-        {name: _seconds(command, environment) for name, command in commands.items()}
+        {name: _seconds(registry, arguments) for name, arguments in commands.items()}
         for _ in range(ROUNDS)
     ]
     ours, bare, torch = (median(each[name] for each in rounds) for name in commands)
@@ -77,38 +70,10 @@ def _measure(scratch: Path) -> Iterator[Result]:
     yield Result("cold-start/import-torch", torch, "s")
 
 
-def _seconds(arguments: list[str], environment: dict[str, str]) -> float:
+def _seconds(registry: Registered, arguments: list[str]) -> float:
     """How long one Python process takes."""
     began = time.perf_counter()
-    done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True
-    )
+    done = registry.python(arguments)
     if done.returncode:
         raise RuntimeError(f"{arguments[:3]} failed:\n{done.stderr}")
     return time.perf_counter() - began
-
-
-def register(scratch: str) -> None:
-    """Make a photograph, and a network of the default size that is version 1 of a style.
-
-    Runs in a process of its own: what is measured must not find anything imported.
-    """
-    import torch
-
-    from fnst import checkpoint, images, registry, tracking
-    from fnst.network import TransformerNetwork
-
-    torch.manual_seed(0)
-    folder = Path(scratch)
-    blurred = torch.nn.functional.interpolate(torch.rand(1, 3, 32, 32), SIDE, mode="bilinear")
-    images.save(images.Picture(blurred), folder / "photo.jpg")
-    checkpoint.save(folder / "model", TransformerNetwork(), style="untrained", training={})
-    with tracking.record("cold start", run_id=None, params={}, tags={}) as run:
-        registry.register(
-            folder / "model",
-            style="untrained",
-            run_id=run.id,
-            metrics={"total": 1.0},
-            tags={},
-            card="",
-        )

@@ -10,14 +10,16 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks import ROOT, Result, hostile
+from benchmarks import ROOT, Result, command, hostile
+from benchmarks.command import Stylized
 
 MUTANTS = 5000
+COMMANDED = 1000  # of them; they are painted, as a folder, by a network of the usual kind
 SEED = 20_240_229
 
 # A file may take so long, and the process so much memory above what it has when it starts.
@@ -38,16 +40,19 @@ def measure() -> Iterator[Result]:
     """Thousands of changed files and the known tricks through reading, painting and writing.
 
     Every file must come out whole or be refused in one sentence, in a minute and in 3 GB of memory
-    more than the program itself; anything else is counted as crash, hang or wrong.
+    more than the program itself; anything else is counted as crash, hang or wrong. `command` is one
+    `fnst stylize` on a folder of the tricks and a thousand mutants; there nothing is timed alone.
     """
-    for name, files, count in (
-        ("tricks", "tricks", len(hostile.tricks())),
-        ("mutants", f"mutants {SEED}", MUTANTS),
+    tricks = len(hostile.tricks())
+    for name, found in (
+        ("tricks", survey("tricks", tricks)),
+        ("mutants", survey(f"mutants {SEED}", MUTANTS)),
+        ("command", survey_command({"tricks": tricks, f"mutants {SEED}": COMMANDED})),
     ):
-        found = survey(files, count)
         for kind in (WHOLE, REFUSED, CRASH, HANG, WRONG):
             yield Result(f"fuzz/{name}/{kind}", float(found.kinds[kind]), "files")
-        yield Result(f"fuzz/{name}/slowest", found.slowest, "s")
+        if found.slowest:
+            yield Result(f"fuzz/{name}/slowest", found.slowest, "s")
         yield Result(f"fuzz/{name}/memory", found.memory / 1e6, "MB above the program's")
 
 
@@ -66,8 +71,8 @@ def survey(files: str, count: int) -> Survey:
     """Try so many files in processes of their own; one that dies costs one file."""
     found, start = Survey(Counter()), 0
     while start < count:
-        command = [sys.executable, *PROGRAM, files, str(start), str(count)]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        program = [sys.executable, *PROGRAM, files, str(start), str(count)]
+        done = subprocess.run(program, cwd=ROOT, capture_output=True, text=True)
         rows = [json.loads(line) for line in done.stdout.splitlines()]
         for row in rows:
             _count(found, row)
@@ -78,6 +83,48 @@ def survey(files: str, count: int) -> Survey:
             _count(found, {"name": f"number {start}", "kind": kind, "said": last[0]})
             start += 1
     return found
+
+
+def survey_command(wanted: Mapping[str, int]) -> Survey:
+    """Let `fnst stylize` paint a folder of so many files of each kind: what became of each."""
+    with command.registered(width=4, blocks=1) as registry:
+        plain, photos, results = (
+            registry.scratch / name for name in ("a.jpg", "photos", "results")
+        )
+        plain.write_bytes(hostile.samples()["plain.jpg"])
+        photos.mkdir()
+        each = (itertools.islice(_files(files), count) for files, count in wanted.items())
+        for index, (name, content) in enumerate(itertools.chain(*each)):
+            (photos / f"{index}-{name}").write_bytes(content)
+        names = sorted(path.name for path in photos.iterdir())
+        where = ["--max-memory", "1GB", "--output", str(results), str(photos)]
+        try:
+            done = registry.stylize(where, timeout=MOST_SECONDS + len(names))
+        except subprocess.TimeoutExpired:
+            return Survey(Counter({HANG: 1}), worst=("the folder took a second for each file",))
+        found = Survey(Counter(), memory=done.memory - registry.stylize([str(plain)]).memory)
+        for row in _judged(names, results, done):
+            _count(found, row)
+    return found
+
+
+def _judged(names: Sequence[str], results: Path, done: Stylized) -> Iterator[dict[str, Any]]:
+    """Every photograph has to have a result that is whole, or a sentence of its own."""
+    painted = {path.name.partition("-untrained-v1")[0]: path for path in results.rglob("*.*")}
+    # libtiff, which another thread may be in, writes its own words between others'
+    said = [line for line in done.said if "error: " in line]
+    for name in names:
+        target = painted.pop(Path(name).stem, None)
+        sentences = [line for line in said if f"/{name}" in line]
+        if target and not sentences:
+            kind = WHOLE if _is_whole(target.read_bytes()) else WRONG
+        else:
+            kind = REFUSED if len(sentences) == 1 and not target else WRONG
+        yield {"name": name, "kind": kind, "said": f"{sentences} and {target}"}
+    for left in painted.values():
+        yield {"name": left.name, "kind": WRONG, "said": "nobody asked for this file"}
+    if done.status != 1 or "Traceback" in "".join(done.said):
+        yield {"name": "the folder", "kind": CRASH, "said": f"exit {done.status}: {done.said[-1:]}"}
 
 
 def _count(found: Survey, row: dict[str, Any]) -> None:

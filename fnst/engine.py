@@ -6,7 +6,7 @@ launched whole (``graphs``). Chosen by measurement: `python -m benchmarks styliz
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Literal, TypeVar
 
 import torch
@@ -72,12 +72,15 @@ class Engine:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.fast = _exchanged(copy.deepcopy(self.network), self.device, self.dtype)
+        # bytes a core that no pass in strips takes
+        self.room = max((layer.room() for layer in _each(self.fast, Winograd)), default=0)
         memory.hold()
 
     def __call__(self, image: Image) -> Image:
         """Stylize a picture; the result has its size and dtype and is where it is."""
         most = self.max_memory or memory.budget(self.device)
-        if PIECES * strips.whole_needs(self.network, image, self.dtype) <= most:
+        needs = PIECES * strips.whole_needs(self.network, image, self.dtype)
+        if needs + torch.get_num_threads() * self.room <= most:
             try:
                 return stylize(self.fast, image)
             except (MemoryError, RuntimeError) as error:  # others may have taken it meanwhile
@@ -103,6 +106,10 @@ def _exchanged(
     if device.type == "cuda":
         network.layers = nn.Sequential(Recorded(network.layers))
     return network
+
+
+def _each(network: nn.Module, kind: type[Layer]) -> Iterator[Layer]:
+    return (layer for layer in network.modules() if isinstance(layer, kind))
 
 
 def _exchange(

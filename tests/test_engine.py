@@ -93,6 +93,17 @@ def test_what_memory_would_just_suffice_for_passes_in_strips_too(network, monkey
     assert engine(image).shape == image.shape
 
 
+def test_on_many_cores_more_memory_is_kept_for_them(network, monkeypatch):
+    image = torch.rand(1, 3, 300, 200)
+    engine = Engine(network, max_memory=int(1.3 * strips.whole_needs(network, image)))
+    whole = engine(image)
+    monkeypatch.setattr(engine, "fast", None)  # that would paint it whole
+    with pytest.raises(TypeError):
+        engine(image)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1000)
+    assert_close(engine(image), whole, atol=LEVEL / 50, rtol=0)
+
+
 def test_a_picture_for_which_memory_ran_out_is_painted_in_other_ways(network, monkeypatch):
     def lack(network, image):
         raise RuntimeError("CUDA error: out of memory")

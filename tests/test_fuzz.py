@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 
-from benchmarks import fuzz, hostile
+from benchmarks import command, fuzz, hostile
 
 SEED = 0
 
@@ -22,6 +22,36 @@ def test_hostile_files_are_refused_or_whole_quickly_and_in_bounded_memory(files,
     assert found.kinds[fuzz.WHOLE] > 0.1 * count
     assert found.kinds[fuzz.REFUSED] > 0.1 * count
     assert found.memory < 500e6
+
+
+def test_a_folder_of_hostile_files_is_painted_as_far_as_it_can_be():
+    tricks = len(hostile.tricks())
+    found = fuzz.survey_command({"tricks": tricks, f"mutants {SEED}": 40})
+    assert not found.worst
+    assert found.kinds.total() == tricks + 40
+    assert found.kinds[fuzz.WHOLE] > 10
+    assert found.kinds[fuzz.REFUSED] > 40
+    assert found.memory < 800e6
+
+
+def test_what_becomes_of_a_folder_is_judged_file_by_file(tmp_path):
+    sample = hostile.samples()["plain.png"]
+    for name in ("whole", "cut", "both", "strange"):
+        (tmp_path / f"{name}-untrained-v1.png").write_bytes(sample[: 50 if name == "cut" else None])
+    said = ["error: in/both.png: no.", "warning of a library. error: in/bad.png: no."]
+    done = command.Stylized(1, said, 1.0, 1.0)
+    names = ["bad.png", "both.png", "cut.png", "silent.png", "whole.png"]
+    kinds = [(row["name"], row["kind"]) for row in fuzz._judged(names, tmp_path, done)]
+    assert kinds == [
+        ("bad.png", fuzz.REFUSED),
+        ("both.png", fuzz.WRONG),
+        ("cut.png", fuzz.WRONG),
+        ("silent.png", fuzz.WRONG),
+        ("whole.png", fuzz.WHOLE),
+        ("strange-untrained-v1.png", fuzz.WRONG),
+    ]
+    done = command.Stylized(-9, said, 1.0, 1.0)
+    assert [row["kind"] for row in fuzz._judged([], tmp_path, done)][-1] == fuzz.CRASH
 
 
 def test_samples_are_whole_and_of_every_kind(tmp_path):
