@@ -38,7 +38,7 @@ with torch.inference_mode():
 
 
 def measure() -> Iterator[Result]:
-    """`fnst stylize --model-version 1` on a 512x512 photograph, as a whole process.
+    """`fnst stylize --model-version 1 photo.jpg` with 512x512 pixels, as a whole process.
 
     The version was used before. The baseline is a whole process as well: it imports torch, builds
     the network, loads the weights and does one forward pass of that size (`bare`). Both are

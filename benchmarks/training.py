@@ -2,15 +2,17 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
+
+import yaml
 
 from benchmarks import PEAK, ROOT, Result, UnavailableError
 
@@ -53,13 +55,11 @@ from statistics import median
 from fnst import params, tracking, training
 from fnst.journal import Journal
 from fnst.training import Losses
-from fnst import build
 from stages import train
 
 wanted = params.load()
 plan = wanted.chosen.train
-picture, vgg = (build.only_file(Path("data/raw") / part) for part in ("styles/{STYLE}", "network"))
-parts = train._assemble(wanted, wanted.style("{STYLE}"), picture, vgg)
+parts = train.assemble(wanted, "{STYLE}", train.inputs(wanted, "{STYLE}"))
 journal = Journal(Path("told.partial"), "none")
 journal.resume(parts.learner)
 batches = parts.photos.batches(
@@ -96,7 +96,7 @@ import os, sys, time
 os.environ["CUDA_VISIBLE_DEVICES"] = ""  # it is cores that are compared
 import torch
 rank, cores = int(os.environ.get("RANK", 0)), int(sys.argv[1])
-os.sched_setaffinity(0, range(rank * cores, (rank + 1) * cores))
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[rank * cores : (rank + 1) * cores])
 torch.set_num_threads(cores)
 from benchmarks import train_step
 from fnst import distributed, memory
@@ -117,7 +117,7 @@ with distributed.joined():
 
 
 def measure() -> Iterator[Result]:
-    """The training stage of the laptop recipe as a process of its own.
+    """The training stage, with the recipe of params.yaml, as a process of its own.
 
     `start-up` is from the command to the end of the first step: imports, params, loss network, the
     painting's moments, a new MLflow store, the step. `memory` is the peak of
@@ -148,6 +148,8 @@ def measure() -> Iterator[Result]:
 
 def _project(folder: Path) -> None:
     """The project's params and prepared data, where a training may write."""
+    if find_spec("mlflow") is None:
+        raise UnavailableError("measures a stage, which needs mlflow; `make setup` installs all.")
     data = ROOT / "data"
     if not (data / "photos" / "train" / "set.json").exists():
         raise UnavailableError("data/photos is not there; `dvc repro prepare` makes it.")
@@ -158,11 +160,10 @@ def _project(folder: Path) -> None:
 
 
 def _params(folder: Path, steps: int) -> None:
-    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
-    text, changed = re.subn(r"steps: 2900", f"steps: {steps}", text)
-    if not changed:
-        raise UnavailableError("params.yaml's recipe laptop was changed; this needs its own.")
-    (folder / "params.yaml").write_text(text, encoding="utf-8")
+    values = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    recipe = values["recipes"][values["recipe"]]
+    recipe["train"] |= {"steps": steps, "epochs": None}
+    (folder / "params.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
     shutil.rmtree(folder / "data" / "models", ignore_errors=True)
 
 

@@ -179,7 +179,7 @@ def report(found: Sequence[Score]) -> dict[str, Any]:
     """Every number's mean at every size, with its interval, and each photograph's own, for JSON."""
     means = evaluation.means(found)
     return {
-        "photographs": len({score.photo for score in found}),
+        "photographs": len(evaluation.firsts(found)),
         "means": {
             str(size): {name: asdict(mean) for name, mean in by_name.items()}
             for size, by_name in means.items()
@@ -194,9 +194,11 @@ def write(
     """Write metrics.json, photographs.csv and a before/after sheet of the first photographs."""
     files.write_json(folder / "metrics.json", evaluation.metrics(found))
     files.write_rows(folder / "photographs.csv", [evaluation.as_row(score) for score in found])
-    said = {score.photo: score for score in reversed(found)}  # at its smallest size
-    shown = islice(((name, images.fit(photo, SIDE)) for name, photo in photos), SHOWN)
-    rows = [(_caption(said[name]), (photo, paint(photo))) for name, photo in shown]
+    shown = islice((images.fit(photo, SIDE) for _, photo in photos), SHOWN)
+    rows = [
+        (_caption(score), (photo, paint(photo)))
+        for score, photo in zip(evaluation.firsts(found), shown, strict=False)
+    ]
     images.save(images.Picture(images.sheet(rows, ("photograph", "painted"))), folder / "sheet.jpg")
 
 

@@ -116,7 +116,7 @@ def check(name: str, photo: AnySize) -> None:
 
 def reached(side: int, sizes: Sequence[int]) -> list[int]:
     """The sizes at which a photograph of that short side is scored, smallest first."""
-    return [size for size in sorted(sizes) if size <= side] or [min(sizes)]
+    return [size for size in sorted(set(sizes)) if size <= side] or [min(sizes)]
 
 
 @torch.no_grad()
@@ -165,6 +165,12 @@ def _distances(
     }
 
 
+def firsts(scores: Sequence[Score]) -> list[Score]:
+    """One score of each photograph, in their order: that at the smallest size, which all have."""
+    smallest = min(score.size for score in scores)
+    return [score for score in scores if score.size == smallest]
+
+
 def means(scores: Iterable[Score]) -> dict[int, dict[str, Mean]]:
     """By size, smallest first, and by name: every number's mean over the photographs."""
     sizes: dict[int, list[Score]] = {}
@@ -187,7 +193,7 @@ def metrics(scores: Sequence[Score]) -> dict[str, float]:
     found |= {"total_high": by_size[smallest]["total"].high}
     for size in others:
         found |= {f"{name}_{size}": by_size[size][name].mean for name in IN_SHORT}
-    count = len({score.photo for score in scores})
+    count = len(firsts(scores))
     return {name: round(value, 6) for name, value in found.items()} | {
         "size": smallest,
         "photographs": count,

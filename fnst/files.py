@@ -108,12 +108,20 @@ def copy(source: Path, target: Path) -> Path:
 
 
 @contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Hold off other processes that want to write ``path``; if this one dies, they may go on."""
+def alone(path: Path, *, patience: float = -1.0) -> Iterator[None]:
+    """Hold off other processes that want to write ``path``; if this one dies, they may go on.
+
+    Args:
+        path: need not exist, but its folder must.
+        patience: seconds to wait for another process; less than none is for ever.
+
+    Raises:
+        TimeoutError: when another process has it for longer.
+    """
     import filelock
 
     lock = path.with_name(f"{path.name}.lock")
-    with filelock.FileLock(lock):
+    with filelock.FileLock(lock, timeout=patience):
         try:
             yield
         finally:

@@ -4,7 +4,8 @@ Arithmetic on what was measured, and nothing else: the registry brings the numbe
 and writes the verdict on the version.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from fnst import bootstrap
@@ -12,6 +13,10 @@ from fnst import bootstrap
 # The first word of a verdict, as it is written on a version.
 PASSED, REFUSED, NOT_COMPARED = "passed", "refused", "not compared"
 REFUSALS = (REFUSED, "not champion")  # the second in stores that are older than the limits
+
+
+# Of fewer photographs the bootstrap's interval is little more than their span; chosen by us.
+FEW = 6
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,11 @@ def read(text: str) -> Verdict:
 
 
 def judge(
-    candidate: Measured, champion: Measured | None, limits: Mapping[str, float | None]
+    candidate: Measured,
+    champion: Measured | None,
+    limits: Mapping[str, float | None],
+    *,
+    is_first: bool = True,
 ) -> Verdict:
     """Let a version pass that breaks no limit and is no worse than the champion.
 
@@ -58,12 +67,17 @@ def judge(
     Args:
         candidate: the new version.
         champion: the present champion, if there is one.
-        limits: the most that a metric may be; None, or a metric that was not measured, is no limit.
+        limits: the most that a metric may be, at every size; None, or a metric that was not
+            measured, is no limit.
+        is_first: where there is no champion, whether there was no other version yet.
     """
     broken = _broken(candidate.metrics, limits)
-    if champion is None:
+    if champion is None and is_first:
         although = f", although {' and '.join(broken)}" if broken else ""
         return Verdict(PASSED, f"the first version of its style{although}")
+    if champion is None:
+        reason = " and ".join(broken) or "there is no champion to be compared with"
+        return Verdict(REFUSED if broken else PASSED, reason)
     compared = _compare(candidate, champion)
     if not broken:
         return compared
@@ -74,10 +88,21 @@ def judge(
 def _broken(metrics: Mapping[str, float], limits: Mapping[str, float | None]) -> list[str]:
     # `not <=`, because a measurement that is no number is none to be content with
     return [
-        f"{name} {metrics[name]:.3g} is above its limit {limit:g}"
+        f"{name}{where} {value:.3g} is above its limit {limit:g}"
         for name, limit in limits.items()
-        if limit is not None and name in metrics and not metrics[name] <= limit
+        for where, value in _at_every_size(metrics, name)
+        if limit is not None and not value <= limit
     ]
+
+
+def _at_every_size(metrics: Mapping[str, float], name: str) -> Iterator[tuple[str, float]]:
+    """A metric as ``evaluation.metrics`` has it: at the smallest size without saying so."""
+    for key, value in metrics.items():
+        size = key.removeprefix(f"{name}_")
+        if key == name:
+            yield "", value
+        elif size != key and size.isdecimal():
+            yield f" at {size} px", value
 
 
 def _compare(candidate: Measured, champion: Measured) -> Verdict:
@@ -93,7 +118,7 @@ def _compare(candidate: Measured, champion: Measured) -> Verdict:
         low, high, told = _paired(candidate.totals, champion.totals)
     else:
         low, high, told = _apart(candidate.metrics, champion.metrics)
-    worse = not low <= 0
+    worse = math.isfinite(theirs) and not low <= 0
     relation = "worse than" if worse else "better than" if high < 0 else "no worse than"
     return Verdict(REFUSED if worse else PASSED, f"{relation} {other}: {totals}{told}")
 
@@ -107,7 +132,8 @@ def _paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, floa
     difference = bootstrap.mean([our - their for our, their in zip(ours, theirs, strict=True)])
     low, high = difference.low, difference.high
     told = f"{difference.mean:+.3g} on the same {len(ours)} photographs"
-    within = f"({bootstrap.LEVEL:.0%} between {low:+.3g} and {high:+.3g})"
+    level = f"{bootstrap.LEVEL:.0%} " if len(ours) >= FEW else "so few tell little: "
+    within = f"({level}between {low:+.3g} and {high:+.3g})"
     return low, high, f", {told} {within}"
 
 

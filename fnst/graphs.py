@@ -48,7 +48,9 @@ class Graphed:
         """Work on a stream of its own, as recording will: the default one cannot be recorded."""
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(stream), warnings.catch_warnings():
+            # An optimizer that can be recorded wonders why it is not.
+            warnings.filterwarnings("ignore", ".*capturable=True", UserWarning)
             self.work(batch)
         torch.cuda.current_stream().wait_stream(stream)
 

@@ -5,6 +5,7 @@ MLflow run. All of it is set aside when it belongs to another training, and move
 when the training is done.
 """
 
+import math
 import shutil
 import time
 from pathlib import Path
@@ -42,12 +43,20 @@ class Journal:
     def samples(self) -> Path:
         return self.folder / SAMPLES
 
-    def resume(self, learner: Learner) -> int:
+    def resume(self, learner: Learner, *, finished_after: float = math.inf) -> int:
         """Take up what was kept; the number of steps already done, 0 for a fresh start.
+
+        Args:
+            learner: what goes on.
+            finished_after: seconds since the epoch; a training that was finished later is taken
+                up, too, to be finished once more.
 
         Raises:
             TrainingError: when the state is damaged.
         """
+        if not self.folder.exists() and _changed(self._finished) > finished_after:
+            self._finished.rename(self.folder)
+        shutil.rmtree(self._finished, ignore_errors=True)
         step = self._take_up(STATE, learner)
         if step is None:
             self._set_aside()
@@ -150,16 +159,26 @@ class Journal:
         files.write_json(self.folder / RUN, {"run_id": value})
 
     def finish(self, target: Path) -> None:
-        """Copy curve, samples and run id to ``target``, then remove this folder in one step.
+        """Copy curve, samples and run id to ``target``, and put this folder away in one step.
 
-        Whatever interrupts this leaves a folder that can be resumed and finished again.
+        Whatever interrupts this leaves a folder that can be resumed and finished again. Until the
+        next training, it can be so afterwards: DVC, too, may be interrupted before it has noted
+        what was made here.
         """
         target.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(target / SAMPLES, ignore_errors=True)
         shutil.copytree(self.samples, target / SAMPLES)
         for name in (CURVE, RUN):
             files.write(target / name, (self.folder / name).read_bytes())
-        done = self.folder.with_name(f".{self.folder.name}.done")
-        shutil.rmtree(done, ignore_errors=True)
-        self.folder.rename(done)
-        shutil.rmtree(done)
+        shutil.rmtree(self._finished, ignore_errors=True)
+        self.folder.touch()
+        self.folder.rename(self._finished)
+
+    @property
+    def _finished(self) -> Path:
+        return self.folder.with_name(f".{self.folder.name}.done")
+
+
+def _changed(path: Path) -> float:
+    """When it was changed, in seconds since the epoch; never, if it is not there."""
+    return path.stat().st_mtime if path.exists() else -math.inf

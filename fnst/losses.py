@@ -91,7 +91,8 @@ class _Moments(torch.autograd.Function):
         centred = rows - mean.to(maps.dtype).unsqueeze(1)
         ctx.save_for_backward(centred)
         ctx.shape = maps.shape
-        # Half-precision features are multiplied as they are, and summed in float32 inside.
+        # Half-precision features are multiplied as they are and summed in float32; only the sums
+        # are rounded.
         covariance = (centred.transpose(1, 2) @ centred).to(mean.dtype) / rows.shape[1]
         return mean, covariance
 

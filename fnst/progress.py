@@ -73,9 +73,11 @@ def _lines(console: Console, title: str, total: int | None) -> Iterator[Update]:
     first: int | None = None
 
     def update(done: int, note: str = "") -> None:
-        nonlocal last, first
-        first = done if first is None else first  # a resumed work does not begin at zero
+        nonlocal began, last, first
         now = time.monotonic()
+        first = done if first is None else first  # a resumed work does not begin at zero
+        if done < first:  # it went back
+            first, began = done, now
         if now - last < LINE_SECONDS and done != total:
             return
         last = now

@@ -35,7 +35,9 @@ PREFIX = "fnst-"
 CHAMPION = "champion"
 HASH = "weights_sha256"
 GATE, FORCED = "gate", "forced"  # tags: the verdict, and who overrode it
+JUDGED_BY = "judged_by"  # tag: the same for versions whose numbers can be compared
 HELD_OUT = "held_out."  # prefix of the tags that hold the held-out numbers
+HELD_OUT_METRIC = "held_out/"  # the same among a run's metrics
 PHOTOGRAPHS = "results/photographs.csv"  # among a run's files: what each photograph scored
 MISSING = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second for an alias
 MOST = 1000  # of anything that is listed at once
@@ -99,7 +101,7 @@ def register(
     """
     trained = checkpoint.load(folder).card
     written = {
-        **{f"{HELD_OUT}{name}": f"{value:.6g}" for name, value in metrics.items()},
+        **_as_tags(metrics),
         **tags,
         HASH: trained[HASH],
     }
@@ -121,6 +123,55 @@ def register(
         version = _get(client, style, int(made.version))
         _cross_reference(client, version, model_id)
     return version
+
+
+def holds(version: Version, metrics: Mapping[str, float], judged_by: str) -> bool:
+    """Whether these are the numbers that the version has."""
+    told = {**_as_tags(metrics), JUDGED_BY: judged_by}
+    return told.items() <= version.tags.items()
+
+
+def _as_tags(metrics: Mapping[str, float]) -> dict[str, str]:
+    return {f"{HELD_OUT}{name}": f"{value:.6g}" for name, value in metrics.items()}
+
+
+def measured_anew(
+    version: Version, metrics: Mapping[str, float], judged_by: str, card: str, *, step: int
+) -> Version:
+    """Give a version other numbers and another card; unless it is champion, it is to be judged.
+
+    Args:
+        version: as ``find`` has it.
+        metrics: the held-out numbers.
+        judged_by: see ``JUDGED_BY``.
+        card: the model card, Markdown.
+        step: the training's last.
+
+    Raises:
+        RegistryError: when the store does not answer.
+    """
+    client = store.connect()
+    name, number = PREFIX + version.style, str(version.number)
+    with store.asked():
+        stale = {tag for tag in version.tags if tag.startswith(HELD_OUT)}
+        told = {**_as_tags(metrics), JUDGED_BY: judged_by}
+        for tag in stale - told.keys():
+            client.delete_model_version_tag(name, number, tag)
+        for tag, value in told.items():
+            client.set_model_version_tag(name, number, tag, value)
+        for metric, number_found in metrics.items():
+            client.log_metric(version.run_id, f"{HELD_OUT_METRIC}{metric}", number_found, step=step)
+        if CHAMPION in version.aliases and version.verdict:
+            card = _with_verdict(card, version.verdict)
+        elif version.verdict:
+            client.delete_model_version_tag(name, number, GATE)
+        client.update_model_version(name, number, description=card)
+        _write_note(client, replace(version, card=card))
+        return _get(client, version.style, version.number)
+
+
+def _with_verdict(card: str, verdict: Verdict) -> str:
+    return f"{card.rstrip()}\n\n## Gate\n\n{verdict}\n"
 
 
 def _cross_reference(client: "MlflowClient", version: Version, model_id: str) -> None:
@@ -192,7 +243,7 @@ def _log_model(folder: Path, run_id: str, metrics: Mapping[str, float], *, step:
             pip_requirements=_requirements(),
         )
     mlflow.log_metrics(
-        {f"held_out/{name}": value for name, value in metrics.items()},
+        {f"{HELD_OUT_METRIC}{name}": value for name, value in metrics.items()},
         step=step,
         run_id=run_id,
         model_id=info.model_id,
@@ -230,11 +281,11 @@ def promote(style: str, number: int, *, force: bool = False) -> Version:
                 f"{style} version {number} was {verdict}; "
                 f"`fnst promote {number} --style {style} --force` makes it champion all the same."
             )
-        client.set_registered_model_alias(name, CHAMPION, str(number))
-        if refused:
+        if refused:  # written first: an interrupt must not leave a champion that nobody forced
             moment = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
             told = f"by {_user()} on {moment}, although it was {verdict}"
             client.set_model_version_tag(name, str(number), FORCED, told)
+        client.set_registered_model_alias(name, CHAMPION, str(number))
         return _get(client, style, number)
 
 
@@ -266,10 +317,11 @@ def judge(candidate: Version, limits: Mapping[str, float | None]) -> Verdict:
                 _measured(client, candidate),
                 _measured(client, champion) if champion else None,
                 limits,
+                is_first=len(client.search_model_versions(f"name = '{name}'")) == 1,
             )
         if verdict.passed:
             client.set_registered_model_alias(name, CHAMPION, number)
-        card = f"{candidate.card.rstrip()}\n\n## Gate\n\n{verdict}\n"
+        card = _with_verdict(candidate.card, verdict)
         client.update_model_version(name, number, description=card)
         _write_note(client, replace(candidate, card=card))
         client.set_model_version_tag(name, number, GATE, str(verdict))
@@ -279,7 +331,7 @@ def judge(candidate: Version, limits: Mapping[str, float | None]) -> Verdict:
 def _measured(client: "MlflowClient", version: Version) -> Measured:
     return Measured(
         version.number,
-        version.tags.get("judged_by", ""),
+        version.tags.get(JUDGED_BY, ""),
         version.metrics,
         _totals(client, version.run_id),
     )

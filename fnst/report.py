@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from fnst.bootstrap import Mean
-from fnst.evaluation import NUMBERS, Score, means
+from fnst.evaluation import NUMBERS, Score, firsts, means
 from fnst.gatys import Anchor
 
 # A bright paper, the ink of text and the blue of what is ours; the paper is that of the sheets.
@@ -76,14 +76,16 @@ def page(
     """
     by_size = means(scores)
     first = next(iter(by_size.values()))
-    count = len({score.photo for score in scores})
+    count = len(firsts(scores))
     body = [
         f"<h1>{html.escape(style)}</h1>",
         f"<p>On {count} photograph{'s' if count > 1 else ''} that the network never saw, its total "
         f"is {_interval(first['total'])}, {first['relative_total'].mean:.0%} of what the untouched "
-        f"photographs score: what {anchor} of optimisation on the pixels reach.</p>",
+        "photographs score.</p>",
         _figure("image/jpeg", sheet, "Photographs, and what the network makes of them."),
         "<h2>Against optimisation</h2>",
+        f"<p>On the photographs and at the size of this curve, its total is "
+        f"{_number(anchor.total)}: what {anchor} reach.</p>",
         _figure("image/png", curve, ANCHOR),
         # Made by a sweep, beside this page; without one there is nothing to show.
         '<figure><img src="tradeoff.jpg" alt="" onerror="this.parentNode.remove()"></figure>',

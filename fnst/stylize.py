@@ -73,9 +73,15 @@ def from_floats(image: Float[Tensor, "b 3 h w"], dtype: torch.dtype) -> Image:
 def device(name: str = "auto") -> torch.device:
     """The device of that name; ``auto`` is the best one here.
 
+    A GPU computes in float32 from then on where it is told to: by default, PyTorch lets it round
+    what it convolves to TF32, which has 11 binary digits.
+
     Raises:
         DeviceError: when it is not in this machine, or no such device exists.
     """
+    torch.backends.cudnn.allow_tf32 = False
+    # It would add up half-precision products in half precision, where it splits long sums.
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
     if name == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
         return found or torch.device("cpu")

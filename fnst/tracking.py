@@ -43,6 +43,10 @@ class Run:
         if time.monotonic() - self._flushed > self._pause:
             self.flush()
 
+    def forget(self, step: int) -> None:
+        """Leave out the points after this step, of those kept back."""
+        self._rows = [row for row in self._rows if row[1] <= step]
+
     def flush(self) -> None:
         """Send the points kept back; they stay for the next time when the server is away."""
         from mlflow.entities import Metric

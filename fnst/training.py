@@ -129,7 +129,7 @@ class Learner:
     def is_sound(self) -> bool:
         """Whether weights and losses are all numbers; waits for the GPU."""
         tensors = [self.meter.sums, *self.network.parameters()]
-        return all(bool(tensor.isfinite().all()) for tensor in tensors)
+        return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def train(
@@ -174,7 +174,7 @@ def train(
 def adam(network: nn.Module, learning_rate: float) -> Adam:
     """Adam with its authors' constants ([K14]), all parameters updated in one kernel."""
     device = next(network.parameters()).device
-    if device.type != "cuda":
+    if device.type != "cuda" or distributed.world() > 1:  # nothing is recorded: see ``renew``
         return Adam(network.parameters(), lr=learning_rate, fused=True)
     # A recorded step reads the rate where it lies.
     rate = torch.tensor(learning_rate, device=device)

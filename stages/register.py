@@ -5,11 +5,13 @@ store is filled again from data/.
 """
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fnst import checkpoint, files, images, journal, params, registry, tracking
+from fnst.errors import TrainingError
 from fnst.registry import Version
 from stages import run, style_named
 
@@ -19,17 +21,26 @@ RESULTS = (
     *("metrics.json", "train.json"),
 )
 
+# A network whose pictures are empty to this share has learnt nothing; chosen by us: calm skies
+# and walls leave a tenth.
+BLANK = 0.95
+
 
 def main() -> None:
     """Register the style named on the command line, unless its weights are a version already."""
     name = style_named()
     models, results = DATA / "models" / name, DATA / "results" / name
     card = checkpoint.read_card(models)
+    metrics = files.read_json(results / "metrics.json")
+    _check(name, metrics)
     version = registry.find(name, card["weights_sha256"])
-    if version:
+    if version and registry.holds(version, metrics, _judged_by(results)):
         print(f"register {name}: version {version.number} has these weights already")
+    elif version:
+        version = _measure_anew(version, card, metrics, results)
+        print(f"register {name}: version {version.number} has these weights, measured anew")
     else:
-        version = _register(name, card, models, results)
+        version = _register(name, card, metrics, models, results)
     verdict = version.verdict
     if not verdict:  # new, or an earlier run was interrupted right here
         verdict = registry.judge(version, asdict(params.load().gate))
@@ -37,18 +48,59 @@ def main() -> None:
     print(f"register {name}: version {version.number} {verdict}")
 
 
-def _register(name: str, card: dict[str, Any], models: Path, results: Path) -> Version:
-    """Complete the run of the training, or make it again, and a version of it."""
-    trained = card["training"]
-    metrics = files.read_json(results / "metrics.json")
+def _check(name: str, metrics: Mapping[str, float]) -> None:
+    """Refuse what draws nothing, whatever its losses are.
+
+    Raises:
+        TrainingError: when it does.
+    """
+    if metrics["flat"] > BLANK:
+        raise TrainingError(
+            f"{name} is not registered: in {metrics['flat']:.0%} of what it paints nothing "
+            f"happens (data/results/{name}/sheet.jpg shows it); try a smaller learning_rate, or a "
+            "smaller strength of the style."
+        )
+
+
+def _judged_by(results: Path) -> str:
+    return str(files.read_json(results / "judged_by.json")["sha256"])
+
+
+def _tags(name: str, trained: dict[str, Any]) -> dict[str, str]:
     hashes = {key: value for key, value in trained.items() if key.endswith("_sha256")}
-    tags = {
+    return {
         **trained["lineage"],
         **hashes,
         "style": name,
         "recipe": trained["params"]["recipe"],
         "params": json.dumps(trained["params"]),
     }
+
+
+def _measure_anew(
+    version: Version, card: dict[str, Any], metrics: dict[str, float], results: Path
+) -> Version:
+    """Give a version the numbers and pages of a later evaluation of the same weights."""
+    name, trained = version.style, card["training"]
+    tags = _tags(name, trained)
+    with tracking.amend(name, run_id=version.run_id, params={}, tags=tags) as tracked:
+        for file in RESULTS:
+            tracked.file(results / file, "results")
+    return registry.measured_anew(
+        version,
+        metrics,
+        _judged_by(results),
+        _card(name, card, metrics, tags),
+        step=trained["steps"],
+    )
+
+
+def _register(
+    name: str, card: dict[str, Any], metrics: dict[str, float], models: Path, results: Path
+) -> Version:
+    """Complete the run of the training, or make it again, and a version of it."""
+    trained = card["training"]
+    tags = _tags(name, trained)
     with tracking.amend(
         f"{name} {trained['params']['recipe']}",
         run_id=files.read_json(models / journal.RUN)["run_id"],
@@ -64,7 +116,7 @@ def _register(name: str, card: dict[str, Any], models: Path, results: Path) -> V
             style=name,
             run_id=tracked.id,
             metrics=metrics,
-            tags={**tags, "judged_by": files.read_json(results / "judged_by.json")["sha256"]},
+            tags={**tags, registry.JUDGED_BY: _judged_by(results)},
             card=_card(name, card, metrics, tags),
         )
 
@@ -91,6 +143,13 @@ def _replay(models: Path, tracked: tracking.Run) -> None:
         tracked.picture(images.load(path).rgb, key="sample", step=step)
 
 
+def _anchored(metrics: dict[str, float]) -> str:
+    """What optimising the pixels takes to be as good; it has photographs and a size of its own."""
+    count, longest = metrics["gatys_iterations"], metrics["gatys_longest"]
+    told = f"more than {longest:.0f}" if count >= longest else f"{count:.0f}"
+    return f"as good as {told} iterations of optimising the pixels themselves"
+
+
 def _card(name: str, card: dict[str, Any], metrics: dict[str, float], tags: dict[str, str]) -> str:
     """The model card, Markdown; MLflow's list of versions shows its first line."""
     trained = card["training"]
@@ -114,8 +173,7 @@ Means; lower is better.
 untouched photographs score
 - grid {metrics["grid_ratio"]:.3g}, border {metrics["border_ratio"]:.3g}: how far these artefacts \
 stick out; 1 is none
-- {metrics["gatys_iterations"]:.0f} iterations of optimising the pixels themselves reach that \
-total ({metrics["gatys_longest"]:.0f} were tried)
+- {_anchored(metrics)}
 
 ## How it was made
 

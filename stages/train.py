@@ -7,10 +7,13 @@ what there is to tell and keep.
 
 import hashlib
 import json
+import math
+import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ from fnst import (
     tracking,
     training,
 )
+from fnst.errors import TrainingError
 from fnst.journal import Journal
 from fnst.network import TransformerNetwork
 from fnst.photos import Photos
@@ -41,6 +45,29 @@ Photo = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
 
 DATA = Path("data")
 FORMAT = 3  # raised when the same params, or a state, no longer mean the same training
+
+# Short side of the samples, pixels; chosen by us: looked at, strokes can be told, and drawing it
+# takes two steps of the smallest recipe.
+SAMPLE_SIDE = 384
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The files that a training begins with."""
+
+    picture: Path
+    vgg: Path
+    begin: Path | None  # a checkpoint's folder; none begins with noise
+
+    def hashes(self) -> dict[str, str]:
+        """The contents of all that the result depends on, by what each is."""
+        paths = {
+            "style_sha256": self.picture,
+            "loss_network_sha256": self.vgg,
+            "photographs_sha256": DATA / "photos" / "report.json",
+            **({"init_sha256": self.begin / checkpoint.WEIGHTS} if self.begin else {}),
+        }
+        return {name: files.sha256(path) for name, path in paths.items()}
 
 
 @dataclass(frozen=True)
@@ -62,31 +89,47 @@ def main() -> None:
     processes = distributed.processes_for(wanted.chosen.train.batch_size)
     distributed.launch("stages.train", [name], processes=processes)
     memory.hold()
-    with distributed.joined():
+    with distributed.joined(), _alone(name):
         _train(name, wanted)
 
 
-def _train(name: str, wanted: params.Params) -> None:
-    picture = build.only_file(DATA / "raw" / "styles" / name)
-    vgg = build.only_file(DATA / "raw" / "network")
-    begin = DATA / "raw" / "init" if wanted.chosen.train.init != "scratch" else None
-    parts = _assemble(wanted, wanted.style(name), picture, vgg, begin)
-    described = _describe(wanted, name)
-    hashes = {
-        "style_sha256": files.sha256(picture),
-        "loss_network_sha256": files.sha256(vgg),
-        "photographs_sha256": files.sha256(DATA / "photos" / "report.json"),
-        **({"init_sha256": files.sha256(begin / checkpoint.WEIGHTS)} if begin else {}),
-    }
-    shown = {**described, "photos": asdict(wanted.chosen.photos)}
-    lineage = tracking.lineage()
+@contextmanager
+def _alone(name: str) -> Iterator[None]:
+    """Keep other trainings of this style away; what the first process holds, it holds for all.
 
-    journal = Journal(DATA / "models" / f"{name}.partial", _fingerprint(described | hashes))
+    Raises:
+        TrainingError: when there is one, such as that of a `dvc repro` that was killed.
+    """
+    if distributed.rank():
+        yield
+        return
+    model = DATA / "models" / name
+    model.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        try:
+            held.enter_context(files.alone(model, patience=0.0))
+        except TimeoutError as error:
+            raise TrainingError(
+                f"another process is training {name} here already; wait until it is done, or end "
+                "it: the next `dvc repro` goes on where it stopped."
+            ) from error
+        yield
+
+
+def _train(name: str, wanted: params.Params) -> None:
+    given = inputs(wanted, name)
+    parts = assemble(wanted, name, given)
+    described, hashes = _describe(wanted, name), given.hashes()
+    computed = {"dtype": str(parts.learner.dtype)}  # what ``auto`` came to on this machine
+    fingerprint = _fingerprint(described | hashes | computed)
+    journal = Journal(DATA / "models" / f"{name}.partial", fingerprint)
     if distributed.rank():
         if _learn_safely(name, parts, journal) < parts.steps:
             sys.exit(130)
         return
-    start = journal.resume(parts.learner)
+    shown = {**described, "photos": asdict(wanted.chosen.photos)}
+    lineage = tracking.lineage()
+    start = journal.resume(parts.learner, finished_after=_committed())
     if journal.aside:
         print(
             f"train {name}: {journal.folder} was of other params, photographs or code, so this "
@@ -133,24 +176,56 @@ def _train(name: str, wanted: params.Params) -> None:
     print(f"train {name}: model, loss curve and samples in {DATA / 'models' / name}/")
 
 
-def _assemble(
-    wanted: params.Params, style: params.Style, picture: Path, vgg: Path, begin: Path | None
-) -> Parts:
+def _committed() -> float:
+    """When DVC last took note of a stage's results: what ended later, it does not know of.
+
+    Never, where it is not DVC that runs this stage: who does so by hand wants a training.
+    """
+    lock = Path("dvc.lock")
+    return lock.stat().st_mtime if "DVC_STAGE" in os.environ and lock.exists() else math.inf
+
+
+def inputs(wanted: params.Params, name: str) -> Inputs:
+    """What `dvc repro fetch` has put there for a style.
+
+    Raises:
+        ImageError: when something is missing.
+    """
+    return Inputs(
+        picture=build.only_file(DATA / "raw" / "styles" / name),
+        vgg=build.only_file(DATA / "raw" / "network"),
+        begin=DATA / "raw" / "init" if wanted.chosen.train.init != "scratch" else None,
+    )
+
+
+def assemble(wanted: params.Params, name: str, given: Inputs) -> Parts:
+    """Put together what a style's training needs."""
     plan, where = wanted.chosen.train, device()
     dtype = training.choose_dtype(plan.precision, where)
-    network = build.network(wanted.chosen.network, seed=plan.seed, start=begin).to(where)
-    loss = build.loss(wanted.loss, style, picture=picture, vgg=vgg, device=where, dtype=dtype)
+    network = build.network(wanted.chosen.network, seed=plan.seed, start=given.begin).to(where)
+    loss = build.loss(
+        wanted.loss,
+        wanted.style(name),
+        picture=given.picture,
+        vgg=given.vgg,
+        device=where,
+        dtype=dtype,
+    )
     photos = Photos(DATA / "photos" / "train").on(where)
     return Parts(
         plan=plan,
         network=network,
         learner=Learner(network, loss, training.adam(network, plan.learning_rate), dtype),
         photos=photos,
-        sample=Photos(DATA / "photos" / "held_out").whole(0),
+        sample=_sample(Photos(DATA / "photos" / "held_out").whole(0)),
         steps=training.count_steps(
             len(photos), batch_size=plan.batch_size, steps=plan.steps, epochs=plan.epochs
         ),
     )
+
+
+def _sample(photo: Photo) -> Photo:
+    return images.fit(photo, min(SAMPLE_SIDE, photo.shape[2]))
 
 
 class Teller:
@@ -187,6 +262,10 @@ class Teller:
                 picture = stylize(self.parts.network, self.parts.sample)
             self.sample(step, picture)
 
+    def forget(self, step: int) -> None:
+        """Take back what was not sent yet of the steps after this one: they will come again."""
+        self.tracked.forget(step)
+
     def sample(self, step: int, picture: Photo) -> None:
         """Keep a picture of how far the training is."""
         images.save(images.Picture(picture), self.journal.samples / f"step-{step:06d}.jpg")
@@ -209,6 +288,7 @@ def _learn_safely(
             if not teller:
                 continue
             start = journal.go_back(parts.learner, reason)
+            teller.forget(start)
             print(
                 f"train {name}: {reason}; going on after step {start} with the learning rate "
                 f"times {journal.caution:g}",

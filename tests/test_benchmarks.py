@@ -4,10 +4,21 @@ import json
 
 import pytest
 
-from benchmarks import Result, UnavailableError
+from benchmarks import ROOT, Result, UnavailableError, training
 from benchmarks.__main__ import BENCHMARKS, main
+from fnst import params
 
 KEYS = {"name", "value", "unit", "ratio", "limit", "machine", "torch"}
+
+
+def test_a_training_to_be_measured_has_the_length_that_was_asked_for(tmp_path, monkeypatch):
+    (tmp_path / "data" / "models").mkdir(parents=True)
+    training._params(tmp_path, steps=7)
+    monkeypatch.setenv("FNST_ROOT", str(tmp_path))
+    plan = params.load().chosen.train
+    assert (plan.steps, plan.epochs) == (7, None)
+    assert plan.warmup_steps == params.load(ROOT / "params.yaml").chosen.train.warmup_steps
+    assert not (tmp_path / "data" / "models").exists()
 
 
 @pytest.fixture(autouse=True)

@@ -14,7 +14,10 @@ from fnst.cli import app
 ROOT = Path(__file__).parents[1]
 PAGES = {
     name: (ROOT / name).read_text()
-    for name in ("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "docs/controls.md")
+    for name in (
+        *("README.md", "ARCHITECTURE.md", "CONTRIBUTING.md"),
+        *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+    )
 }
 TARGETS = set(re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE))
 

@@ -64,6 +64,34 @@ def test_a_limit_that_is_kept_null_or_not_measured_is_none():
     assert not judge(measured(2, grid=1.51), measured(1), limits).passed
 
 
+def test_a_limit_holds_at_every_size():
+    sound = {"border_ratio": 1.0, "border_ratio_512": 1.2, "border_ratio_mean": 9.0}
+    limits = {"border_ratio": 1.2}
+    assert judge(measured(2, **sound), measured(1), limits).passed
+    verdict = judge(measured(2, **sound | {"border_ratio_512": 1.25}), measured(1), limits)
+    assert str(verdict) == "refused: border_ratio at 512 px 1.25 is above its limit 1.2"
+
+
+def test_without_a_champion_a_later_version_is_not_taken_for_the_first():
+    limits = {"grid": 1.5}
+    verdict = judge(measured(4, grid=1.0), None, limits, is_first=False)
+    assert str(verdict) == "passed: there is no champion to be compared with"
+    verdict = judge(measured(4, grid=2.0), None, limits, is_first=False)
+    assert str(verdict) == "refused: grid 2 is above its limit 1.5"
+
+
+def test_a_champion_whose_total_is_no_number_gives_way():
+    assert judge(measured(2), measured(1, NAN), {}).passed
+    assert not judge(measured(2, NAN), measured(1), {}).passed
+
+
+def test_of_few_photographs_no_level_is_claimed():
+    champion = measured(1, totals=[1.0, 3.0])
+    assert "(so few tell little: between +0.1 and +0.2)" in (
+        judge(measured(2, totals=[1.1, 3.2]), champion, {}).reason
+    )
+
+
 def test_a_verdict_names_all_that_is_wrong():
     verdict = judge(measured(2, 2.0, grid=3.0), measured(1), {"grid": 1.5})
     assert verdict.reason.startswith("grid 3 is above its limit 1.5 and worse than version 1")

@@ -235,6 +235,36 @@ def test_a_finished_training_leaves_curve_samples_and_run_and_nothing_else(folde
     assert files.read_json(target / "run.json") == {"run_id": "run"}
 
 
+def test_what_was_finished_can_be_finished_again_where_nobody_took_note(
+    folder, parts, fresh, tmp_path
+):
+    """As when DVC is killed after the stage has ended, and before it has written its lock."""
+    book = kept(folder, parts, steps=2, upto=2)
+    book.run_id = "run"
+    took_note = time.time() - 10
+    book.finish(tmp_path / "wave")
+    again = Journal(folder, "a")
+    assert again.resume(fresh(), finished_after=took_note) == 2
+    again.finish(tmp_path / "other")
+    assert files.read_json(tmp_path / "other" / "run.json") == {"run_id": "run"}
+
+
+@pytest.mark.parametrize(
+    ("fingerprint", "took_note"), [("a", 10), ("b", -10), ("a", None)], ids=str
+)
+def test_what_was_finished_and_noted_or_of_another_kind_is_not_taken_up(
+    folder, parts, fresh, tmp_path, fingerprint, took_note
+):
+    book = kept(folder, parts, steps=2, upto=2)
+    book.run_id = "run"
+    book.finish(tmp_path / "wave")
+    moment = {} if took_note is None else {"finished_after": time.time() + took_note}
+    again = Journal(folder, fingerprint)
+    assert again.resume(fresh(), **moment) == 0
+    assert [path.name for path in tmp_path.glob(".*")] == []
+    assert not again.run_id
+
+
 def test_an_interrupt_while_finishing_leaves_a_training_that_can_be_resumed(
     folder, parts, tmp_path, monkeypatch
 ):

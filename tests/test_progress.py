@@ -55,6 +55,17 @@ def test_a_resumed_work_counts_its_rate_from_where_it_began(clock):
     assert console.file.getvalue() == "train: 950 of 1000, 50 s left\n"
 
 
+def test_work_that_went_back_counts_its_rate_from_there(clock):
+    console = plain()
+    with watch("training", 100, console) as update:
+        update(50)
+        clock.now += 20
+        update(40)
+        clock.now += 20
+        update(60)
+    assert console.file.getvalue().splitlines()[-1] == "training: 60 of 100, 40 s left"
+
+
 def test_work_of_unknown_length_says_how_far_it_is(clock):
     console = plain()
     with watch("fetch", None, console) as update:

@@ -140,7 +140,10 @@ def test_what_each_photograph_scored_decides_where_it_is_known(project, tmp_path
     judged(tmp_path, table=table(1.0, 2.0, 3.0))
     verdict = judged(tmp_path, seed=1, total=1.4, table=table(1.1, 2.1, 3.2))
     assert champion() == 1
-    assert "+0.133 on the same 3 photographs (95% between +0.1 and +0.2)" in verdict.reason
+    assert (
+        "+0.133 on the same 3 photographs (so few tell little: between +0.1 and +0.2)"
+        in verdict.reason
+    )
 
 
 def test_a_version_with_an_artefact_stays_behind_however_good_it_is(project, tmp_path):
@@ -179,6 +182,56 @@ def test_a_judgement_that_was_interrupted_is_completed(project, tmp_path):
     made = register(train(tmp_path / "a"))
     registry.promote("wave", 1)
     assert registry.judge(made, LIMITS).reason == "it is the champion already"
+
+
+def test_where_the_champion_was_deleted_limits_hold_for_the_next(project, tmp_path):
+    judged(tmp_path)
+    judged(tmp_path, seed=1)
+    store.connect().delete_model_version("fnst-wave", "2")
+    verdict = judged(tmp_path, seed=2, grid_ratio=9.0)
+    assert str(verdict) == "refused: grid_ratio 9 is above its limit 1.5"
+    assert judged(tmp_path, seed=3).reason == "there is no champion to be compared with"
+    assert champion() == 4
+
+
+def test_who_forces_a_version_is_written_before_it_is_champion(project, tmp_path, monkeypatch):
+    judged(tmp_path)
+    judged(tmp_path, seed=1, total=9.0)
+    client = type(store.connect())
+
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(client, "set_registered_model_alias", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        registry.promote("wave", 2, force=True)
+    assert registry.get("wave", 2).forced
+    assert champion() == 1
+
+
+def test_the_same_weights_measured_anew_have_the_new_numbers(project, tmp_path):
+    judged(tmp_path, border_ratio=1.0, total_512=2.0)
+    judged(tmp_path, seed=1, total=9.0)
+    refused = registry.get("wave", 2)
+    assert registry.holds(refused, {"total": 9.0}, "x")
+    assert not registry.holds(refused, {"total": 9.0}, "y")
+    assert not registry.holds(refused, {"total": 1.4}, "x")
+    again = registry.measured_anew(
+        refused, {"total": 1.4}, "x", "Held-out total 1.4\n\nmore", step=20
+    )
+    assert again.metrics == {"total": 1.4}
+    assert again.verdict is None
+    assert store.connect().get_run(again.run_id).data.metrics["held_out/total"] == 1.4
+    assert registry.judge(again, LIMITS).passed
+    assert registry.get("wave", 2).card.startswith("total 1.4\n\nmore\n\n## Gate")
+
+
+def test_a_champion_measured_anew_stays_one_and_keeps_its_verdict(project, tmp_path):
+    verdict = judged(tmp_path, grid_ratio=3.0)
+    again = registry.measured_anew(registry.get("wave", 1), {"total": 9.0}, "y", "other", step=20)
+    assert again.verdict == verdict
+    assert again.aliases == ("champion",)
+    assert again.card == f"other\n\n## Gate\n\n{verdict}\n"
 
 
 def test_a_version_is_promoted_by_hand(project, tmp_path):

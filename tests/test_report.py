@@ -66,8 +66,9 @@ def test_a_trade_off_is_shown_where_one_lies_beside_the_page():
 
 
 def test_the_network_is_compared_with_optimisation_in_words():
-    assert "what 2 iterations of optimisation" in page([score()], Anchor([10.0, 4.0, 2.0], 2.0))
-    assert "what more than 2 iterations" in page([score()], Anchor([10.0, 4.0, 2.0], 1.0))
+    on = page([score()], Anchor([10.0, 4.0, 2.0], 2.0))
+    assert "at the size of this curve, its total is 2.000: what 2 iterations reach" in on
+    assert "what more than 2 iterations reach" in page([score()], Anchor([10.0, 4.0, 2.0], 1.0))
 
 
 def test_the_name_of_a_file_is_no_markup():

@@ -1,5 +1,7 @@
 """fnst's training step computes what the textbook's computes, in less time."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -18,9 +20,15 @@ def photo(number):
     return torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(number))
 
 
+@pytest.fixture(params=["nearest", "bilinear"])
+def doubling(request):
+    return request.param
+
+
 @pytest.fixture
-def learner():
-    network = build.network(train_step.NETWORK, seed=0)
+def learner(doubling):
+    ours = {"nearest": "folded", "bilinear": "bilinear"}[doubling]
+    network = build.network(replace(train_step.NETWORK, upsampling=ours), seed=0)
     loss = PerceptualLoss(
         VGG,
         STYLE,
@@ -32,8 +40,8 @@ def learner():
 
 
 @pytest.fixture
-def plain(learner):
-    network = textbook.Network()
+def plain(learner, doubling):
+    network = textbook.Network(doubling)
     network.load_state_dict(learner.network.state_dict())
     return textbook.Step(
         network,

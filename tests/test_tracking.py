@@ -129,6 +129,15 @@ def test_points_are_sent_while_the_training_lasts(project, monkeypatch):
         assert curve(run.id, "total") == [(10, 2.0)]
 
 
+def test_points_that_were_not_sent_can_be_taken_back(project):
+    with record() as run:
+        for step in (10, 20, 30):
+            run.log(step, {"total": 1 / step})
+        run.forget(10)
+        run.log(20, {"total": 7.0})
+    assert curve(run.id, "total") == [(10, 0.1), (20, 7.0)]
+
+
 def test_a_store_that_is_away_at_the_start_is_an_error(project, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(RegistryError, match="does not answer"), record():

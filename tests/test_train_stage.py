@@ -1,6 +1,7 @@
 """The training stage's own loop: killed at any moment, or led astray, it ends where it should."""
 
 import io
+import math
 import multiprocessing
 import os
 import random
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from fnst import distributed, files, journal, packing, training
+from fnst import distributed, files, journal, packing, params, training
 from fnst.collection import Entry
 from fnst.errors import TrainingError
 from fnst.journal import Journal
@@ -30,6 +31,9 @@ class Nowhere:
     """A run that is tracked by nobody."""
 
     def log(self, step, metrics):
+        pass
+
+    def forget(self, step):
         pass
 
     def picture(self, picture, *, key, step):
@@ -198,3 +202,64 @@ def test_a_training_that_diverges_at_once_goes_back_to_the_very_beginning(folder
     book = learn(folder, "wave.partial", made)
     assert book.setbacks == 1
     assert curve(book)[-1]["step"] == 30
+
+
+# --- what belongs to one training -----------------------------------------------------------------
+
+
+def test_two_trainings_of_a_style_do_not_meet(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    refused = pytest.raises(TrainingError, match="another process is training wave here already")
+    with train._alone("wave"), train._alone("other"), refused, train._alone("wave"):
+        pass
+    with train._alone("wave"):
+        pass
+
+
+def test_whatever_a_training_depends_on_changes_its_fingerprint():
+    wanted = params.load()
+    given = {**train._describe(wanted, "indigo-wave"), "style_sha256": "a", "dtype": "b"}
+    known = train._fingerprint(given)
+    assert train._fingerprint(dict(reversed(given.items()))) == known
+    assert given.keys() >= {"recipe", "style", "loss", "network", "train"}
+    for path in leaves(given):
+        assert train._fingerprint(changed(given, path)) != known, path
+
+
+def leaves(values, *above):
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from leaves(value, *above, name)
+        else:
+            yield (*above, name)
+
+
+def changed(values, path):
+    name, *below = path
+    return {**values, name: changed(values[name], below) if below else "other"}
+
+
+def test_it_says_by_the_contents_what_it_begins_with(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = ("wave.png", "vgg", "data/photos/report.json", "init/model.safetensors")
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / place).write_text("before")
+    given = train.Inputs(tmp_path / "wave.png", tmp_path / "vgg", tmp_path / "init")
+    known = given.hashes()
+    assert len(known) == len(places)
+    for place, name in zip(places, known, strict=True):
+        (tmp_path / place).write_text("after")
+        assert [k for k, v in given.hashes().items() if v != known[k]] == [name]
+        (tmp_path / place).write_text("before")
+
+
+def test_only_what_dvc_runs_finishes_what_dvc_did_not_take_note_of(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_STAGE", raising=False)
+    (tmp_path / "dvc.lock").touch()
+    assert train._committed() == math.inf
+    monkeypatch.setenv("DVC_STAGE", "train@wave")
+    assert train._committed() == (tmp_path / "dvc.lock").stat().st_mtime
+    (tmp_path / "dvc.lock").unlink()
+    assert train._committed() == math.inf
