@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from fnst import memory, strips
+from fnst import memory, passage, strips
 from fnst.graphs import Graphed
 from fnst.network import ByRows, FoldedUpsampling, InstanceNorm, Residual, TransformerNetwork
 from fnst.passage import Progress
 from fnst.rewrites import Blocks, Folded, Winograd, doubling
-from fnst.stylize import Image, has_bf16, stylize
+from fnst.stylize import Image, has_bf16, keep_digits, stylize
 
 # Picture after picture, memory that is kept comes to lie in pieces, and more of it is taken than a
 # single pass needs: at 1080p a fifth more, the most of nine runs.
@@ -74,18 +74,23 @@ class Engine:
         self.fast = _exchanged(copy.deepcopy(self.network), self.device, self.dtype)
         # bytes a core that no pass in strips takes
         self.room = max((layer.room() for layer in _each(self.fast, Winograd)), default=0)
+        self.recorded = list(_each(self.fast, Recorded))
+        self.widest = passage.widest(self.network)
         memory.hold()
+        keep_digits()
 
     def __call__(self, image: Image) -> Image:
         """Stylize a picture; the result has its size and dtype and is where it is."""
         most = self.max_memory or memory.budget(self.device)
-        needs = PIECES * strips.whole_needs(self.network, image, self.dtype)
+        needs = PIECES * strips.whole_needs(image, self.widest, self.dtype)
         if needs + torch.get_num_threads() * self.room <= most:
             try:
                 return stylize(self.fast, image)
             except (MemoryError, RuntimeError) as error:  # others may have taken it meanwhile
                 if not memory.is_lacking(error):
                     raise
+        for recorded in self.recorded:
+            recorded.forget()  # what it holds, strips may need
         return strips.stylize(self.network, image, max_memory=most, progress=self.progress)
 
 
@@ -149,14 +154,20 @@ class Recorded(nn.Module):
     def __init__(self, layers: nn.Module) -> None:
         super().__init__()
         self.layers = layers
-        self.size = torch.Size()
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, and hold nothing."""
+        self.size, self.graphed = torch.Size(), Graphed(self._work)
+        self.stylized = torch.empty(0)
 
     def forward(self, photos: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """What the layers draw; the next call overwrites it."""
         if photos.shape != self.size:
-            self.size, self.graphed = photos.shape, Graphed(self._work)
+            self.forget()
+            self.size = photos.shape
         self.graphed(photos)
         return self.stylized
 
     def _work(self, photos: Float[Tensor, "b 3 h w"]) -> None:
-        self.stylized: Tensor = self.layers(photos)
+        self.stylized = self.layers(photos)

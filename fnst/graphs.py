@@ -6,6 +6,7 @@ it. As a CUDA graph they are started together.
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -16,6 +17,12 @@ Work = Callable[[Batch], None]
 
 # What libraries set up at their first calls cannot be recorded; PyTorch's own number for it.
 WARM_UP = 3
+
+
+@cache
+def _stream(device: int) -> torch.cuda.Stream:
+    """One for all that is recorded on a device: what is freed on one stream serves no other."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 class Graphed:
@@ -38,15 +45,17 @@ class Graphed:
         """Do the work."""
         if batch.device.type != "cuda":
             self.work(batch)
-        elif self.calls < WARM_UP:
-            self.calls += 1
-            self._aside(batch)
-        else:
-            self._replay(batch)
+            return
+        with torch.cuda.device(batch.device):  # which may not be that of this thread
+            if self.calls < WARM_UP:
+                self.calls += 1
+                self._aside(batch)
+            else:
+                self._replay(batch)
 
     def _aside(self, batch: Batch) -> None:
-        """Work on a stream of its own, as recording will: the default one cannot be recorded."""
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        """Work on another stream, as recording will: the default one cannot be recorded."""
+        stream = _stream(torch.cuda.current_device())
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), warnings.catch_warnings():
             # An optimizer that can be recorded wonders why it is not.
@@ -68,7 +77,8 @@ class Graphed:
         graph = torch.cuda.CUDAGraph()
         try:
             # Only what this thread does is recorded: others may read pictures meanwhile.
-            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            stream = _stream(torch.cuda.current_device())
+            with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
                 self.work(batch)
         except RuntimeError as error:
             reason = str(error).splitlines()[0]

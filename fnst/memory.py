@@ -125,7 +125,11 @@ def is_lacking(error: BaseException) -> bool:
     import torch
 
     said = str(error).lower()
-    words = ("can't allocate memory", "not enough memory", "out of memory", "status_alloc_failed")
+    words = (
+        *("can't allocate memory", "not enough memory", "out of memory", "status_alloc_failed"),
+        # of cuDNN, where no way to convolve fits
+        *("unable to find an engine to execute", "unable to find a valid cudnn algorithm"),
+    )
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in said for w in words)
 
 

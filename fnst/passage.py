@@ -102,6 +102,11 @@ def stages(network: TransformerNetwork) -> list[Stage]:
     return found
 
 
+def widest(network: TransformerNetwork) -> int:
+    """The most numbers that a network's maps have at once, for each position of the picture."""
+    return max(stage.widest for stage in stages(network))
+
+
 def room(stages: Sequence[Stage], h: int, w: int) -> tuple[int, int]:
     """How many rows of maps wait at most while a picture passes, and how long the longest is.
 

@@ -106,20 +106,22 @@ def _ways(network: TransformerNetwork, image: Image) -> Iterator[Way]:
 
 
 def _whole(network: TransformerNetwork, image: Image) -> Iterator[Way]:
-    needs = whole_needs(network, image)
+    needs = whole_needs(image, passage.widest(network))
     if device_of(network).type != "cpu" or needs <= WHOLE_MOST:
         yield Way(needs, lambda progress: whole.stylize(network, image))
 
 
-def whole_needs(
-    network: TransformerNetwork, image: Image, dtype: torch.dtype = torch.float32
-) -> int:
+def whole_needs(image: Image, widest: int, dtype: torch.dtype = torch.float32) -> int:
     """How many bytes a pass of the whole picture takes, with maps of this dtype.
 
     More than there can be where kernels cannot count so far.
+
+    Args:
+        image: the picture.
+        widest: how wide a network's maps become, see ``passage.widest``.
+        dtype: of its maps.
     """
     _, _, h, w = image.shape
-    widest = max(stage.widest for stage in passage.stages(network))
     if widest * (reach(h) + AROUND) * (reach(w) + AROUND) > LARGEST_TENSOR:
         return sys.maxsize
     numbers = reach(h) * reach(w) * (WHOLE_MAPS * widest + WHOLE_BESIDES)

@@ -70,18 +70,23 @@ def from_floats(image: Float[Tensor, "b 3 h w"], dtype: torch.dtype) -> Image:
     return image.to(dtype) if dtype.is_floating_point else image.mul(255).round_().to(dtype)
 
 
+def keep_digits() -> None:
+    """Let GPUs of this process compute in float32 where they are told to.
+
+    By default, PyTorch lets them round what they convolve to TF32, which has 11 binary digits, and
+    add up products of bfloat16 in bfloat16 where a sum is split.
+    """
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+
+
 def device(name: str = "auto") -> torch.device:
     """The device of that name; ``auto`` is the best one here.
-
-    A GPU computes in float32 from then on where it is told to: by default, PyTorch lets it round
-    what it convolves to TF32, which has 11 binary digits.
 
     Raises:
         DeviceError: when it is not in this machine, or no such device exists.
     """
-    torch.backends.cudnn.allow_tf32 = False
-    # It would add up half-precision products in half precision, where it splits long sums.
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
+    keep_digits()
     if name == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
         return found or torch.device("cpu")

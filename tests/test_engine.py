@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from fnst import strips
+from fnst import passage, strips
 from fnst.engine import Engine, Recorded, choose_dtype
 from fnst.errors import ImageError
 from fnst.network import Residual, TransformerNetwork
@@ -20,6 +20,10 @@ LEVEL = 1 / 255
 @pytest.fixture
 def network():
     return TransformerNetwork(width=8, blocks=2).eval()
+
+
+def needs(network, image):
+    return strips.whole_needs(image, passage.widest(network))
 
 
 @pytest.mark.parametrize(("h", "w"), [(9, 40), (17, 23), (64, 48), (500, 521)])
@@ -88,14 +92,21 @@ def test_a_picture_that_memory_does_not_suffice_for_passes_in_strips(network, mo
 
 def test_what_memory_would_just_suffice_for_passes_in_strips_too(network, monkeypatch):
     image = torch.rand(1, 3, 300, 200)
-    engine = Engine(network, max_memory=int(1.2 * strips.whole_needs(network, image)))
+    engine = Engine(network, max_memory=int(1.2 * needs(network, image)))
     monkeypatch.setattr(engine, "fast", None)  # in pieces, it would take more than that
+    assert engine(image).shape == image.shape
+
+
+def test_a_picture_costs_no_other_pass_than_its_own(network, monkeypatch):
+    image = torch.rand(1, 3, 64, 48)
+    engine = Engine(network)
+    monkeypatch.setattr("fnst.passage.stages", None)  # runs the network to see how wide it is
     assert engine(image).shape == image.shape
 
 
 def test_on_many_cores_more_memory_is_kept_for_them(network, monkeypatch):
     image = torch.rand(1, 3, 300, 200)
-    engine = Engine(network, max_memory=int(1.3 * strips.whole_needs(network, image)))
+    engine = Engine(network, max_memory=int(1.3 * needs(network, image)))
     whole = engine(image)
     monkeypatch.setattr(engine, "fast", None)  # that would paint it whole
     with pytest.raises(TypeError):

@@ -223,7 +223,7 @@ def test_the_same_weights_measured_anew_have_the_new_numbers(project, tmp_path):
     assert again.verdict is None
     assert store.connect().get_run(again.run_id).data.metrics["held_out/total"] == 1.4
     assert registry.judge(again, LIMITS).passed
-    assert registry.get("wave", 2).card.startswith("total 1.4\n\nmore\n\n## Gate")
+    assert registry.get("wave", 2).card.startswith("Held-out total 1.4\n\nmore\n\n## Gate")
 
 
 def test_a_champion_measured_anew_stays_one_and_keeps_its_verdict(project, tmp_path):

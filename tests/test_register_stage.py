@@ -1,0 +1,20 @@
+"""What the register stage lets through, and what it says of a version."""
+
+import pytest
+
+from fnst.errors import TrainingError
+from stages import register
+
+
+def test_a_network_that_paints_nothing_is_not_registered():
+    register._check("wave", {"flat": 0.3})
+    with pytest.raises(TrainingError, match=r"wave is not registered: in 99% .*sheet\.jpg"):
+        register._check("wave", {"flat": 0.99})
+
+
+@pytest.mark.parametrize(
+    ("count", "said"), [(13.4, "as good as 13 iterations"), (40.0, "as good as more than 40")]
+)
+def test_the_card_says_what_optimising_pixels_takes(count, said):
+    told = register._anchored({"gatys_iterations": count, "gatys_longest": 40.0})
+    assert told.startswith(said)
