@@ -7,10 +7,12 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from fnst import files
 from fnst.bootstrap import Mean
 from fnst.evaluation import NUMBERS, Score, firsts, means
 from fnst.gatys import Anchor
@@ -60,6 +62,24 @@ def draw(anchor: Anchor) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return stream.getvalue()
+
+
+def drop_stale_trade_off(folder: Path, strength: float, metrics: Mapping[str, float]) -> None:
+    """Remove a sweep's picture that is of another network: at this strength it scored otherwise.
+
+    Args:
+        folder: the style's results.
+        strength: of the style.
+        metrics: what its network scores now.
+    """
+    table = folder / "tradeoff.json"
+    if not table.exists():
+        return
+    points = files.read_json(table)
+    own = [point["style"] for point in points if point["strength"] == strength]
+    if own != [metrics["relative_style"]]:
+        for path in (table, table.with_suffix(".jpg")):
+            path.unlink(missing_ok=True)
 
 
 def page(

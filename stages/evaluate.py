@@ -57,6 +57,7 @@ def main() -> None:
         "size": sizes[0],
         "photographs": [described["size"], described["held_out"]["kept"]],
     }
+    report.drop_stale_trade_off(results, style.strength, metrics)
     files.write_json(results / "metrics.json", metrics)
     files.write_rows(results / "photographs.csv", [evaluation.as_row(s) for s in scores])
     files.write_rows(results / "means.csv", evaluation.as_rows(evaluation.means(scores)))

@@ -7,7 +7,7 @@ import re
 import pytest
 from PIL import Image
 
-from fnst import evaluation, report
+from fnst import evaluation, files, report
 from fnst.evaluation import Score
 from fnst.gatys import Anchor
 
@@ -63,6 +63,18 @@ def test_pictures_are_inside():
 
 def test_a_trade_off_is_shown_where_one_lies_beside_the_page():
     assert '<img src="tradeoff.jpg"' in page([score()])
+
+
+@pytest.mark.parametrize(("strength", "now"), [(1.0, 0.21), (2.0, 0.2)])
+def test_a_trade_off_of_another_network_is_not_kept(tmp_path, strength, now):
+    report.drop_stale_trade_off(tmp_path, 1.0, {"relative_style": 0.2})  # there is none yet
+    points = [{"strength": 0.5, "style": 0.3}, {"strength": 1.0, "style": 0.2}]
+    files.write_json(tmp_path / "tradeoff.json", points)
+    (tmp_path / "tradeoff.jpg").touch()
+    report.drop_stale_trade_off(tmp_path, 1.0, {"relative_style": 0.2})
+    assert len(list(tmp_path.iterdir())) == 2
+    report.drop_stale_trade_off(tmp_path, strength, {"relative_style": now})
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_network_is_compared_with_optimisation_in_words():
