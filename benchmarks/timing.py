@@ -18,15 +18,16 @@ def on_gpu() -> bool:
 def timed(work: Callable[[], object]) -> float:
     """The seconds that work takes, to the end of what a GPU does."""
     repeats = 10 if on_gpu() else 1
-    _wait()
+    wait()
     began = time.perf_counter()
     for _ in range(repeats):
         work()
-    _wait()
+    wait()
     return (time.perf_counter() - began) / repeats
 
 
-def _wait() -> None:
+def wait() -> None:
+    """For what a GPU was told to do."""
     if on_gpu():
         torch.cuda.synchronize()
 

@@ -1,0 +1,90 @@
+"""A training as it runs: not a step alone, but photographs drawn, losses reported, states kept."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from benchmarks import Result, timing, train_step
+from fnst import build, files, memory, params, training
+from fnst.journal import Journal
+from fnst.losses import PerceptualLoss
+from fnst.photos import Photos
+from fnst.stylize import device
+
+COCO = 40_670  # photographs of MS COCO 2017 test
+
+
+def measure() -> Iterator[Result]:
+    """Steps of recipe `coco` in a row, with crops, reports and states; MLflow is left out.
+
+    Photographs are noise, packed at the recipe's size. `start` is from the network to the end of
+    the first step, imports left out; `epoch` is what COCO 2017 test would take at this rate.
+    """
+    steps, count = (2000, 2000) if timing.on_gpu() else (10, 16)
+    wanted = params.load()
+    recipe = wanted.recipes["coco"]
+    plan = recipe.train
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        _noise(folder / "photos", count, recipe.photos.size)
+        memory.hold()
+        began = time.perf_counter()
+        learner = _learner(wanted, recipe)
+        journal = Journal(folder / "journal", "none")
+        photos = Photos(folder / "photos").on(device())
+        made = training.train(
+            learner,
+            photos.batches(
+                batch_size=plan.batch_size, crop=plan.crop, crop_scale=plan.crop_scale, seed=0
+            ),
+            steps=steps,
+            schedule=training.warmup_cosine(
+                plan.learning_rate, warmup=plan.warmup_steps, steps=steps
+            ),
+            report_every=min(plan.log_every, steps // 2),
+        )
+        next(made)
+        timing.wait()
+        first = time.perf_counter()
+        for step, losses in made:
+            if journal.is_due(good=losses is not None):
+                journal.keep(learner, step, good=losses is not None)
+        timing.wait()
+        seconds = (time.perf_counter() - first) / (steps - 1)
+    where = f"train-epoch/{device().type}/b{plan.batch_size}"
+    yield Result(where, plan.batch_size / seconds, "images/s")
+    yield Result(f"{where}/start", first - began, "s")
+    yield Result(f"{where}/epoch", COCO / plan.batch_size * seconds, "s")
+
+
+def _noise(folder: Path, count: int, side: int) -> None:
+    """A packed set of so many photographs."""
+    folder.mkdir()
+    shape = (count, side, side, 3)
+    pixels = np.lib.format.open_memmap(folder / "00000.npy", "w+", np.uint8, shape)
+    draws = np.random.default_rng(0)
+    for photo in pixels:
+        photo[:] = draws.integers(0, 256, photo.shape, np.uint8)
+    pixels.flush()
+    told = {"size": side, "photographs": count, "shards": {"00000.npy": count}}
+    files.write_json(folder / "set.json", told)
+
+
+def _learner(wanted: params.Params, recipe: params.Recipe) -> training.Learner:
+    """The recipe's network, and a loss whose VGG19 has random weights: they take as long."""
+    dtype = training.choose_dtype(recipe.train.precision, device())
+    network = build.network(recipe.network, seed=0).to(device())
+    painting = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(1))
+    loss = PerceptualLoss(
+        train_step.random_vgg().in_precision(dtype).to(device()),
+        painting.to(device(), memory_format=torch.channels_last),
+        content_layer=wanted.loss.content_layer,
+        style_layers=wanted.loss.style_layers,
+        weights=build.weights(wanted.loss, params.Style("noise")),
+    )
+    optimizer = training.adam(network, recipe.train.learning_rate)
+    return training.Learner(network, loss, optimizer, dtype)
