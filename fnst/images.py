@@ -8,10 +8,9 @@ holds, more frames and what it says about itself, is for ``originals`` and ``res
 import io
 import math
 import os
-import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -62,7 +61,8 @@ PAPER_OF_ALPHA = (255, 255, 255)  # what shows through where a format has no alp
 # promise gigabytes.
 MOST_PIXELS = 250_000_000
 
-# Pillow's own limit is lower; above ours it warns, above twice ours it refuses.
+# Pillow's own limit is lower; above ours it warns, above twice ours it refuses. It also guards what
+# Pillow takes memory for before anybody can ask for a size, such as the canvas of a WebP.
 Pillow.MAX_IMAGE_PIXELS = MOST_PIXELS
 BOMB = (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning)
 
@@ -206,21 +206,23 @@ def square(image: Opened, size: int) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(colours.to_srgb(small))
 
 
-def size_of(
-    source: Path | bytes, *, name: str | None = None, most_pixels: int = MOST_PIXELS
-) -> tuple[int, int]:
+def size_of(source: Path | bytes, *, name: str | None = None) -> tuple[int, int]:
     """Width and height in pixels, read from the header alone, before any turning."""
-    with Door(source, name=name, most_pixels=most_pixels) as image:
+    with Door(source, name=name) as image:
         return image.size
 
 
 def ending_of(content: bytes) -> str:
-    """The ending that fits a picture's format, such as ``.jpg``; ``.png`` where none does."""
-    try:
-        with Door(content, most_pixels=sys.maxsize) as image:
-            return ENDINGS.get(image.format or "", ".png")
-    except ImageError:
-        return ".png"
+    """The ending that fits a picture's format, such as ``.jpg``; ``.png`` where none does.
+
+    Its first bytes say so: a picture may be of any size, and nothing is opened.
+    """
+    Pillow.init()
+    for kind in _formats(io.BytesIO(content)):
+        _, fits = Pillow.OPEN[kind]
+        if fits and fits(content[:16]) is True:
+            return ENDINGS.get(kind, ".png")
+    return ".png"
 
 
 def fit(image: Image, size: int) -> AnySize:
@@ -308,6 +310,27 @@ def sheet(rows: Sequence[tuple[str, Sequence[AnySize]]], headings: Sequence[str]
     return to_floats(_to_levels(page))
 
 
+class _NoLimit(AbstractContextManager[None]):
+    """Lifts Pillow's limit, which is one for all threads, until the last who asked is done."""
+
+    def __init__(self) -> None:
+        self.lock, self.count = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.count += 1
+            Pillow.MAX_IMAGE_PIXELS = None
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.count -= 1
+            if not self.count:
+                Pillow.MAX_IMAGE_PIXELS = MOST_PIXELS
+
+
+_no_limit = _NoLimit()
+
+
 class Door(AbstractContextManager[Opened]):
     """Opens a picture for a ``with`` block and words whatever goes wrong inside as ImageError."""
 
@@ -318,33 +341,35 @@ class Door(AbstractContextManager[Opened]):
         self.name = name or (str(source) if isinstance(source, Path) else "the picture")
 
     def __enter__(self) -> Opened:
-        if self.most_pixels > MOST_PIXELS:
-            Pillow.MAX_IMAGE_PIXELS = None  # somebody asked for it: only our own limit is left
-        try:
-            self.file = self._file()
-        except OSError as error:
+        with ExitStack() as inside:
+            if self.most_pixels > MOST_PIXELS:
+                inside.enter_context(_no_limit)  # somebody asked for it: only our own is left
+            try:
+                self.file = self._file()
+                inside.callback(self.file.close)
+                self.image = Pillow.open(self.file, formats=_formats(self.file))
+                inside.callback(self.image.close)
+                _check_plausible(self.image)
+                self.check_size()
+            except Exception as error:
+                raise self._worded(error) from error
+            self.inside = inside.pop_all()
+        return self.image
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self.inside.close()
+        # Damaged files make Pillow's decoders raise almost anything.
+        if isinstance(error, Exception) and not isinstance(error, ImageError):
             raise self._worded(error) from error
-        try:
-            self.image = Pillow.open(self.file, formats=_formats(self.file))
-            _check_plausible(self.image)
-        except BaseException as error:
-            said = self._worded(error) if isinstance(error, Exception) else error
-            self.file.close()
-            raise said from error
+
+    def check_size(self) -> None:
+        """Refuse what is too large before it is decoded; a GIF may grow with any of its frames."""
         width, height = self.image.size
         if width * height > self.most_pixels:
-            self._close()
             raise HugeError(
                 f"{self.name}: expected at most {self.most_pixels / 1e6:.0f} megapixels, "
                 f"got {width}x{height}; make it smaller first."
             )
-        return self.image
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self._close()
-        # Damaged files make Pillow's decoders raise almost anything.
-        if isinstance(error, Exception) and not isinstance(error, ImageError):
-            raise self._worded(error) from error
 
     def _file(self) -> File:
         """Opened here: Pillow would map a file into memory, and die if that became shorter."""
@@ -353,10 +378,6 @@ class Door(AbstractContextManager[Opened]):
         if self.source.exists() and not (self.source.is_file() or self.source.is_dir()):
             raise ImageError(f"{self.name}: expected a file, got a pipe or a device.")
         return self.source.open("rb")
-
-    def _close(self) -> None:
-        self.image.close()
-        self.file.close()
 
     def _worded(self, error: Exception) -> ImageError:
         if isinstance(error, ImageError):

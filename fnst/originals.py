@@ -103,7 +103,7 @@ def frames(
                 f"got {count:,}; make it shorter first."
             )
         if count > 1:
-            yield from _moving(image, count, admit)
+            yield from _moving(door, count, admit)
             return
         admit(math.prod(image.size))
         notes = list(_losses(image))
@@ -122,13 +122,15 @@ def _count(image: Opened) -> int:
     return int(getattr(image, "n_frames", 1)) if moves else 1
 
 
-def _moving(image: Opened, count: int, admit: Callable[[int], None]) -> Iterator[Frame]:
+def _moving(door: Door, count: int, admit: Callable[[int], None]) -> Iterator[Frame]:
+    image = door.image
     # A PNG may begin with a picture for those who cannot show the others.
     first = 1 if getattr(image, "default_image", False) else 0
     about = None
     for index in range(first, count):
-        admit(math.prod(image.size))
         image.seek(index)
+        door.check_size()
+        admit(math.prod(image.size))
         picture = images.as_picture(image)
         about = about or _about(image, picture, frames=count - first, plays=_plays(image))
         yield Frame(picture, about, float(image.info.get("duration", UNSAID)))

@@ -1,5 +1,6 @@
 """Whatever comes in is upright sRGB in [0, 1], or one clear error; what goes out is whole."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -13,7 +14,7 @@ from torch.testing import assert_close
 
 from fnst import colours, images
 from fnst.errors import ImageError
-from fnst.images import Picture
+from fnst.images import Door, Picture
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -281,6 +282,53 @@ def test_a_jpeg_with_pass_after_pass_is_refused():
 
 def test_up_to_the_limit_pictures_are_welcome():
     assert images.size_of(png(15_800, 15_800)) == (15_800, 15_800)
+
+
+# --- the limit of pixels --------------------------------------------------------------------------
+
+
+def growing_gif(side, disposal=0):
+    """Two frames, of which the second is so large that the picture grows with it."""
+    control = b"!\xf9\x04" + bytes([disposal << 2, 0, 0, 0, 0])
+    frame = b"," + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\2\2\x44\1\0"
+    return filled("P", 0, ending="GIF").removesuffix(b";") + control + frame + b";"
+
+
+def test_whoever_asks_for_an_ending_leaves_the_limit_as_it_was():
+    for content in (encoded(Pillow.new("RGB", (8, 8))), growing_gif(65_535), b"nothing"):
+        images.ending_of(content)
+        assert Pillow.MAX_IMAGE_PIXELS == images.MOST_PIXELS
+
+
+@pytest.mark.parametrize("content", [encoded(Pillow.new("RGB", (8, 8))), b"", b"nothing"])
+def test_a_door_without_a_limit_sets_none_for_others_when_it_is_closed(content):
+    with contextlib.suppress(ImageError):
+        images.read(content, most_pixels=2**62)
+    assert Pillow.MAX_IMAGE_PIXELS == images.MOST_PIXELS
+
+
+def test_of_two_doors_without_a_limit_the_last_brings_it_back():
+    content = encoded(Pillow.new("RGB", (8, 8)))
+    with Door(content, most_pixels=2**62):
+        with Door(content, most_pixels=2**62):
+            pass
+        assert Pillow.MAX_IMAGE_PIXELS is None
+    assert Pillow.MAX_IMAGE_PIXELS == images.MOST_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [("PNG", ".png"), ("PPM", ".png"), *(i for i in images.ENDINGS.items() if i[0] != "HEIF")],
+)
+def test_the_ending_is_that_of_the_format(kind, ending):
+    assert images.ending_of(encoded(Pillow.new("RGB", (8, 8)), kind)) == ending
+    assert images.ending_of(b"nothing") == images.ending_of(b"") == ".png"
+
+
+def test_the_ending_of_what_is_huge_is_known_too():
+    content = encoded(Pillow.new("RGB", (8, 8)), "BMP")
+    huge = content[:18] + struct.pack("<ii", 60_000, 60_000) + content[26:]
+    assert images.ending_of(huge) == ".bmp"
 
 
 # --- squares and sizes ----------------------------------------------------------------------------
