@@ -58,7 +58,7 @@ def join(upper: Pillow.Image, lower: Pillow.Image, *, is_grey: bool) -> Pixels:
 
 
 def is_grey(image: ImageFile.ImageFile) -> bool:
-    """Whether what is opened has grey and alpha."""
+    """Whether what is opened, and not decoded yet, has grey and alpha of 16 bits."""
     return _layout(image) == GREY_AND_ALPHA
 
 

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
 
@@ -132,8 +132,8 @@ def read(
 
 def as_picture(image: Opened) -> Picture:
     """The frame that is opened, in levels from 0 to 255."""
-    turned = _upright(image)
-    if turned.mode.startswith("I") or turned.mode == "F":
+    turned = _decoded(image)
+    if colours.is_long_grey(turned):
         return _deep_grey(turned)
     return Picture(_to_levels(colours.to_srgb(turned)), _alpha(turned))
 
@@ -143,8 +143,22 @@ def is_deep(image: Opened) -> bool:
 
     Little CMS, as Pillow has it, follows profiles with eight bits.
     """
+    return deep.is_deep(image) and not _has_other_colours(image)
+
+
+def loses_depth(image: Opened) -> bool:
+    """Whether what is opened has more than eight bits a colour, and colours to be changed."""
+    return (deep.is_deep(image) or colours.is_long_grey(image)) and _has_other_colours(image)
+
+
+def _has_other_colours(image: Opened) -> bool:
+    is_rgb = image.mode in ("RGB", "RGBA") and not deep.is_grey(image)
+    return _is_other(image, "RGB" if is_rgb else "L")
+
+
+def _is_other(image: Pillow.Image, mode: str) -> bool:
     profile = image.info.get("icc_profile")
-    return deep.is_deep(image) and not (profile and colours.is_other(profile, "RGB"))
+    return profile is not None and colours.is_other(profile, mode)
 
 
 def as_deep_picture(image: Opened, again: Opened) -> Picture:
@@ -158,11 +172,21 @@ def as_deep_picture(image: Opened, again: Opened) -> Picture:
 
 
 def _deep_grey(image: Pillow.Image) -> Picture:
-    profile = image.info.get("icc_profile")
-    if profile and colours.is_other(profile, "L"):
-        return Picture(_to_levels(colours.to_srgb(image)))
+    solid = _solid(image)
+    if _is_other(image, "L"):
+        levels = None if solid is None else solid.to(torch.uint8).mul_(255)
+        return Picture(_to_levels(colours.to_srgb(image)), levels)
     grey = torch.from_numpy(colours.to_floats(image))
-    return Picture(grey.expand(1, 3, -1, -1), depth=16)
+    alpha = None if solid is None else solid.float()
+    return Picture(grey.expand(1, 3, -1, -1), alpha, depth=16)
+
+
+def _solid(image: Pillow.Image) -> Bool[torch.Tensor, "1 1 h w"] | None:
+    """Which pixels are not the one grey that is clear (PNG, third edition, 11.3.1.1)."""
+    clear = image.info.get("transparency")
+    if not isinstance(clear, int):
+        return None
+    return torch.from_numpy(np.asarray(image) != clear)[None, None]
 
 
 def to_floats(levels: torch.Tensor) -> torch.Tensor:
@@ -197,7 +221,7 @@ def square(image: Opened, size: int) -> UInt8[np.ndarray, "h w 3"]:
     """What ``load_square`` makes, of a picture that is ``opened``; only once for each."""
     shape = (size, size)
     with _one_large_picture if _is_large(image, shape) else nullcontext():
-        upright = colours.to_resize(_upright(image))
+        upright = colours.to_resize(_decoded(image))
         pixels = _centre(upright, size)
     if upright.mode == "RGB" and "icc_profile" not in upright.info:
         return pixels
@@ -468,6 +492,13 @@ def _scans(image: Opened) -> int:
     file.seek(position)
     thumbnail: bytes = image.info.get("exif", b"")
     return found - thumbnail.count(start_of_scan)
+
+
+def _decoded(image: Opened) -> Pillow.Image:
+    """Upright, in its own mode: Pillow makes colours of grey that has alpha and 16 bits."""
+    is_grey = deep.is_grey(image)
+    upright = _upright(image)
+    return upright.convert("LA") if is_grey else upright
 
 
 def _upright(image: Pillow.Image) -> Pillow.Image:

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import ExifTags
 from PIL import Image as Pillow
 
-from fnst import deep, images
+from fnst import images
 from fnst.errors import HugeError
 from fnst.images import MOST_PIXELS, Door, Opened, Picture
 
@@ -206,7 +206,7 @@ def _dpi(image: Opened, *, is_turned: bool) -> tuple[float, float] | None:
 
 
 def _losses(image: Opened) -> Iterator[str]:
-    if deep.is_deep(image) and not images.is_deep(image):
+    if images.loses_depth(image):
         yield "its 16 bits became 8, with which alone its colour profile can be followed"
 
 

@@ -174,6 +174,50 @@ def profile(red="red", green="green", blue="blue", gamma=2.2):
     return head.ljust(68, b"\0") + fixed(*D50) + bytes(48) + table + body
 
 
+def grey_profile(gamma=1.8):
+    """A profile of grey with one gamma, or with sRGB's curve if that is None."""
+
+    def fixed(*numbers):
+        return b"".join(struct.pack(">i", round(n * 65536)) for n in numbers)
+
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round((gamma or 1) * 256)) + bytes(2)
+    if gamma is None:  # IEC 61966-2-1, as a parametric curve of ICC.1:2004-10, 10.15
+        numbers = fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+        curve = b"para" + bytes(4) + struct.pack(">HH", 3, 0) + numbers
+    white = b"XYZ " + bytes(4) + fixed(*D50)
+    at = 128 + 4 + 2 * 12
+    table = struct.pack(">I", 2) + struct.pack(">4sII", b"wtpt", at, len(white))
+    table += struct.pack(">4sII", b"kTRC", at + len(white), len(curve))
+    body = table + white + curve
+    size = struct.pack(">I", 128 + len(body))
+    head = size + bytes(4) + struct.pack(">I", 0x02400000) + b"mntrGRAYXYZ " + bytes(12) + b"acsp"
+    return head.ljust(68, b"\0") + fixed(*D50) + bytes(48) + body
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour"), [("L", 100), ("LA", (100, 50)), ("I;16", 100 * 257)], ids=str
+)
+def test_a_profile_of_grey_is_followed(mode, colour):
+    content = filled(mode, colour, icc_profile=grey_profile(1.8))
+    # light (100 / 255) ** 1.8 = 0.1854, of which sRGB's curve makes 1.055 * 0.1854 ** (1 / 2.4)
+    # - 0.055 = 0.4680
+    assert colour_of(content) == pytest.approx((119, 119, 119), abs=1)
+    square = images.load_square(filled(mode, colour, (64, 64), icc_profile=grey_profile(1.8)), 64)
+    assert square[32, 32].tolist() == pytest.approx((119, 119, 119), abs=1)
+
+
+def test_a_profile_of_grey_is_followed_in_pictures_that_are_turned():
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    content = filled("I;16", 100 * 257, icc_profile=grey_profile(1.8), exif=exif)
+    assert colour_of(content) == pytest.approx((119, 119, 119), abs=1)
+
+
+def test_a_profile_of_grey_leaves_alpha_as_it_is():
+    picture = images.load(filled("LA", (100, 51), icc_profile=grey_profile(1.8)))
+    assert_close(picture.alpha, torch.full((1, 1, 8, 8), 0.2))
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_profile_says_what_the_numbers_mean(mode):
     swapped = profile(red="green", green="blue", blue="red")

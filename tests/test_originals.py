@@ -13,7 +13,7 @@ import tifffile
 import torch
 from PIL import ExifTags, ImageDraw
 from PIL import Image as Pillow
-from test_images import growing_gif
+from test_images import grey_profile, growing_gif
 from test_images import profile as rotated
 from torch.testing import assert_close
 
@@ -222,6 +222,16 @@ def deep_png(values, kind, *, interlaced=False):
     )
 
 
+def with_chunk(png, name, body):
+    """A PNG with another chunk after its header."""
+    checksum = struct.pack(">I", zlib.crc32(name + body))
+    return png[:33] + struct.pack(">I", len(body)) + name + body + checksum + png[33:]
+
+
+def with_profile(png, profile):
+    return with_chunk(png, b"iCCP", b"p\0\0" + zlib.compress(profile))
+
+
 def deep_tiff(values, order="<", **options):
     buffer = io.BytesIO()
     grey = values.shape[2] == 1
@@ -291,18 +301,52 @@ def test_grey_with_alpha_of_sixteen_bits_too():
     assert np.array_equal(values_of(picture), deep_noise(2)[..., [0, 0, 0, 1]])
 
 
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_the_clear_grey_of_sixteen_bits_stays_clear(ending):
+    grey = deep_noise(1)
+    grey[3, 5] = grey[3, 6] - 1  # nearly the same
+    clear = struct.pack(">H", grey[3, 5, 0])
+    content = with_chunk(deep_png(grey, 0), b"tRNS", clear)
+    expected = (grey != grey[3, 5]).astype(np.uint16) * 65535
+    for found in (content, again(content, ending)[0]):
+        picture = only(found).picture
+        assert picture.depth == 16
+        assert np.array_equal(values_of(picture), np.concatenate((grey,) * 3 + (expected,), 2))
+    tinted = with_profile(content, grey_profile(1.8))
+    alpha = only(tinted).picture.alpha
+    assert np.array_equal(alpha[0, 0].int().numpy() * 257, expected[..., 0])
+
+
+GREY = {
+    "PNG": deep_png(deep_noise(1), 0),
+    "PNG with alpha": deep_png(deep_noise(2), 4),
+}
+
+
+@pytest.mark.parametrize("content", GREY.values(), ids=GREY)
+def test_a_profile_of_grey_that_changes_nothing_leaves_sixteen_bits(content):
+    frame = only(with_profile(content, grey_profile(None)))
+    assert frame.picture.depth == 16
+    assert frame.about.notes == ()
+    assert np.array_equal(values_of(frame.picture), values_of(only(content).picture))
+
+
+@pytest.mark.parametrize("content", GREY.values(), ids=GREY)
+def test_another_profile_of_grey_is_followed_with_eight_bits_and_that_is_said(content):
+    frame = only(with_profile(content, grey_profile(1.8)))
+    assert frame.picture.depth == 8
+    assert "its 16 bits became 8" in frame.about.notes[0]
+    plain = levels(only(content).picture)[..., 0] / 255
+    light = plain**1.8
+    srgb = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055) * 255
+    bright = plain > 0.05  # in the dark, a level before is several after
+    assert np.abs(levels(frame.picture)[..., 0] - srgb)[bright].max() <= 2
+
+
 def test_sixteen_bits_are_turned():
     exif = Pillow.Exif()
     exif[274] = 6
-    body = exif.tobytes()[6:]
-    content = DEEP["PNG"]
-    chunk = (
-        struct.pack(">I", len(body))
-        + b"eXIf"
-        + body
-        + struct.pack(">I", zlib.crc32(b"eXIf" + body))
-    )
-    turned = content[:33] + chunk + content[33:]
+    turned = with_chunk(DEEP["PNG"], b"eXIf", exif.tobytes()[6:])
     assert np.array_equal(values_of(only(turned).picture), np.rot90(deep_noise(3), -1))
 
 
@@ -313,14 +357,7 @@ def test_eight_bits_stay_eight():
 
 def test_a_profile_of_other_colours_is_followed_with_eight_bits_and_that_is_said():
     profile = rotated(red="green", green="blue", blue="red")
-    zipped = b"p\0\0" + zlib.compress(profile)
-    chunk = (
-        struct.pack(">I", len(zipped))
-        + b"iCCP"
-        + zipped
-        + struct.pack(">I", zlib.crc32(b"iCCP" + zipped))
-    )
-    frame = only(DEEP["PNG"][:33] + chunk + DEEP["PNG"][33:])
+    frame = only(with_profile(DEEP["PNG"], profile))
     assert frame.picture.depth == 8
     assert "its 16 bits became 8" in frame.about.notes[0]
 
