@@ -31,9 +31,7 @@ ROWS = 64  # so many are compressed at a time
 
 def is_deep(image: ImageFile.ImageFile) -> bool:
     """Whether a picture that is opened, and not decoded yet, has colours of 16 bits to read."""
-    return "transparency" not in image.info and (
-        _layout(image) in LAYOUTS or _layout(image) == GREY_AND_ALPHA
-    )
+    return _layout(image) in LAYOUTS or _layout(image) == GREY_AND_ALPHA
 
 
 def lower(image: ImageFile.ImageFile) -> None:

@@ -168,6 +168,9 @@ def as_deep_picture(image: Opened, again: Opened) -> Picture:
     pixels = deep.join(_upright(image), _upright(again), is_grey=is_grey)
     planes = torch.from_numpy(pixels.astype(np.float32)).div_(65535).permute(2, 0, 1).unsqueeze(0)
     alpha = planes[:, 3:] if planes.shape[1] == 4 else None
+    clear = image.info.get("transparency")
+    if alpha is None and isinstance(clear, tuple):
+        alpha = torch.from_numpy((pixels != clear).any(2))[None, None].float()
     return Picture(planes[:, :3], alpha, depth=16)
 
 

@@ -317,6 +317,15 @@ def test_the_clear_grey_of_sixteen_bits_stays_clear(ending):
     assert np.array_equal(alpha[0, 0].int().numpy() * 257, expected[..., 0])
 
 
+def test_the_clear_colour_of_sixteen_bits_stays_clear():
+    rgb = deep_noise(3)
+    rgb[3, 6] = rgb[3, 5] ^ 1  # nearly the same
+    content = with_chunk(deep_png(rgb, 2), b"tRNS", rgb[3, 5].astype(">u2").tobytes())
+    expected = np.full((70, 41, 1), 65535, np.uint16)
+    expected[3, 5] = 0
+    assert np.array_equal(values_of(only(content).picture), np.concatenate((rgb, expected), 2))
+
+
 GREY = {
     "PNG": deep_png(deep_noise(1), 0),
     "PNG with alpha": deep_png(deep_noise(2), 4),
