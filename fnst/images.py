@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, UInt8
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
 
-from fnst import colours, deep, files
+from fnst import colours, deep, files, memory
 from fnst.errors import HugeError, ImageError
 
 Image = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
@@ -426,6 +426,12 @@ class Door(AbstractContextManager[Opened]):
             )
         if isinstance(error, UnidentifiedImageError):
             return ImageError(f"{self.name}: this is not a picture that can be read.")
+        if memory.is_lacking(error):
+            size = f" of {self.image.width}x{self.image.height}" if hasattr(self, "image") else ""
+            return ImageError(
+                f"{self.name}: there is not enough memory to read this picture{size}; "
+                "close other programs, or make it smaller first."
+            )
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         return ImageError(f"{self.name}: this picture is damaged ({reason}).")
 

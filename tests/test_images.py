@@ -328,6 +328,34 @@ def test_up_to_the_limit_pictures_are_welcome():
     assert images.size_of(png(15_800, 15_800)) == (15_800, 15_800)
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 4 GB"),
+        OSError("out of memory when reading image file"),  # Pillow's decoders
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_lack_of_memory_is_no_damage(error):
+    content = encoded(Pillow.new("RGB", (8, 6)))
+    with pytest.raises(ImageError) as found, images.opened(content, name="a.png"):
+        raise error
+    assert str(found.value) == (
+        "a.png: there is not enough memory to read this picture of 8x6; close other programs, or "
+        "make it smaller first."
+    )
+
+
+def test_memory_may_be_lacking_before_the_size_is_known(monkeypatch):
+    def refuse(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(Pillow, "open", refuse)
+    with pytest.raises(ImageError, match="not enough memory to read this picture; close other"):
+        images.load(b"", name="a.webp")
+
+
 # --- the limit of pixels --------------------------------------------------------------------------
 
 
