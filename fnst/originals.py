@@ -6,11 +6,12 @@ with what a photograph was taken, not how its bytes lie.
 
 import math
 import re
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import ExifTags
+from PIL import ExifTags, IptcImagePlugin
 from PIL import Image as Pillow
 
 from fnst import images
@@ -45,6 +46,20 @@ DESCRIBING = (
     33432,  # Copyright
     *range(40091, 40096),  # XPTitle to XPSubject
 )
+# The keywords that PNG has for texts (third edition, 11.3.3.1).
+KEYWORDS = (
+    *("Title", "Author", "Description", "Copyright", "Creation Time", "Software"),
+    *("Disclaimer", "Warning", "Source", "Comment", "Collection"),
+)
+
+# IPTC's records of what a picture is about (IIM 4.2, chapters 5 and 6), up to where a preview of it
+# begins, and the most that a field of it has without a longer head.
+ENVELOPE, APPLICATION, PREVIEW, FIELD = 1, 2, 200, 32_767
+
+# The most of a text, of a comment and of IPTC that is kept; chosen by us: less than a segment of a
+# JPEG takes.
+MOST_SAID = 65_000
+
 COLOR_SPACE, WIDTH, HEIGHT = 0xA001, 0xA002, 0xA003
 SRGB = 1  # as a ColorSpace
 
@@ -60,6 +75,11 @@ class About:
     """How often an animation is shown, 0 for ever; None for a still."""
     exif: bytes = b""
     xmp: bytes = b""
+    iptc: bytes = b""
+    comment: bytes = b""
+    """A JPEG's."""
+    texts: tuple[tuple[str, str], ...] = ()
+    """A PNG's, and their keywords."""
     dpi: tuple[float, float] | None = None
     has_profile: bool = False
     notes: tuple[str, ...] = ()
@@ -162,6 +182,9 @@ def _about(
         plays=plays,
         exif=_exif(image, width, height),
         xmp=_xmp(image),
+        iptc=_iptc(image),
+        comment=_comment(image),
+        texts=tuple(_texts(image)),
         dpi=_dpi(image, is_turned=image.size != (width, height)),
         has_profile="icc_profile" in image.info,
         notes=tuple(notes),
@@ -190,9 +213,39 @@ def _xmp(image: Opened) -> bytes:
     content = said.encode() if isinstance(said, str) else said
     if not isinstance(content, bytes):
         return b""
-    # It has been followed (XMP part 2, 8.4: as an attribute or as an element).
-    content = re.sub(rb'\s*tiff:Orientation="\d*"', b"", content)
-    return re.sub(rb"\s*<tiff:Orientation>\d*</tiff:Orientation>", b"", content)
+    # Orientation has been followed, and sizes are the old file's (XMP part 2, A.2 and A.3: as
+    # attributes or as elements).
+    name = rb"(tiff:(?:Orientation|ImageWidth|ImageLength)|exif:Pixel[XY]Dimension)"
+    content = re.sub(rb"\s*" + name + rb"""=["']\d*["']""", b"", content)
+    return re.sub(rb"\s*<" + name + rb">\d*</\1>", b"", content)
+
+
+def _iptc(image: Opened) -> bytes:
+    """Who made it, and what it shows, in IPTC's words; nothing where it cannot be understood."""
+    try:
+        fields = IptcImagePlugin.getiptcinfo(image) or {}
+        packed = b"".join(
+            struct.pack(">BBBH", 0x1C, record, number, len(value)) + value
+            for (record, number), found in sorted(fields.items())
+            for value in (found if isinstance(found, list) else [found])
+            if value and record in (ENVELOPE, APPLICATION)
+            if number < PREVIEW and len(value) <= FIELD
+        )
+    except Exception:  # damaged
+        return b""
+    return packed if len(packed) <= MOST_SAID else b""
+
+
+def _comment(image: Opened) -> bytes:
+    said = image.info.get("comment", b"") if image.format in ("JPEG", "MPO") else b""
+    return said if isinstance(said, bytes) and len(said) <= MOST_SAID else b""
+
+
+def _texts(image: Opened) -> Iterator[tuple[str, str]]:
+    for keyword in KEYWORDS if image.format == "PNG" else ():
+        text = image.info.get(keyword)
+        if isinstance(text, str) and len(text) <= MOST_SAID:
+            yield keyword, text
 
 
 def _dpi(image: Opened, *, is_turned: bool) -> tuple[float, float] | None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import ExifTags, ImageDraw
+from PIL import ExifTags, ImageDraw, IptcImagePlugin
 from PIL import Image as Pillow
 from test_images import grey_profile, growing_gif
 from test_images import profile as rotated
@@ -423,6 +423,94 @@ def test_what_describes_a_photograph_is_kept_and_what_described_its_bytes_is_not
     xmp = image.info["xmp"]
     assert b'dc:creator="Ada"' in (xmp.encode() if isinstance(xmp, str) else xmp)
     assert b"Orientation" not in (xmp.encode() if isinstance(xmp, str) else xmp)
+
+
+IPTC = {(1, 90): b"\x1b%G", (2, 25): [b"sea", b"sky"], (2, 80): b"Ada", (2, 116): "© Ada".encode()}
+
+
+def with_iptc(kind):
+    """A picture that says by whom it is and what it shows, as agencies do; and its preview."""
+    fields = [
+        *((2, 25, word) for word in IPTC[2, 25]),
+        (2, 5, b""),
+        (2, 202, b"preview"),
+        (3, 20, b"\0\x09"),
+    ]
+    fields += [(*key, value) for key, value in IPTC.items() if isinstance(value, bytes)]
+    iptc = b"".join(struct.pack(">BBBH", 28, *key, len(value)) + value for *key, value in fields)
+    if kind == "TIFF":
+        buffer = io.BytesIO()
+        tiff.write(buffer, np.full((9, 9, 3), 99, np.uint8), {33723: iptc})
+        return buffer.getvalue()
+    named = b"8BIM\x04\x04" + b"\x03abc" + struct.pack(">I", len(iptc)) + iptc
+    segment = b"Photoshop 3.0\0" + named + bytes(len(iptc) % 2) + b"8BIM\x04\x0c\0\0\0\0\0\4tiny"
+    content = encoded(Pillow.new("RGB", (9, 9)), "JPEG")
+    return content[:2] + b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment + content[2:]
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".tif"])
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_iptc_goes_from_jpeg_and_tiff_into_either_without_a_preview(kind, ending):
+    content, _ = again(with_iptc(kind), ending)
+    assert IptcImagePlugin.getiptcinfo(Pillow.open(io.BytesIO(content))) == IPTC
+    assert b"preview" not in content
+    assert b"tiny" not in content
+    assert opened(again(with_iptc(kind), ".png")[0]).size == (9, 9)
+
+
+def test_damaged_iptc_is_left_out():
+    for damaged in (b"\x1b\x02\x19", b"\x1c\x63\x19"):
+        content = with_iptc("JPEG").replace(b"\x1c\x02\x19", damaged, 1)
+        assert "photoshop" not in opened(again(content, ".jpg")[0]).info
+
+
+def test_the_comment_of_a_jpeg_goes_into_a_jpeg():
+    content = encoded(Pillow.new("RGB", (9, 9)), "JPEG", comment="Ada's, © 2024".encode())
+    assert opened(again(content, ".jpg")[0]).info["comment"] == "Ada's, © 2024".encode()
+    long = encoded(Pillow.new("RGB", (9, 9)), "JPEG", comment=b"a" * 65_400)
+    assert "comment" not in opened(again(long, ".jpg")[0]).info
+
+
+def test_the_texts_of_a_png_go_into_a_png():
+    info = png_info()
+    info.add_text("Author", "Ada")
+    info.add_itxt("Title", "Das Meer, 海", lang="de")
+    info.add_text("Copyright", "© Ada", zip=True)
+    info.add_text("Comment", "a" * 65_400)
+    info.add_text("dpi", "of no use")
+    shot = Pillow.new("RGB", (9, 9))
+    still = encoded(shot, pnginfo=info)
+    moving = encoded(shot, save_all=True, append_images=[Pillow.new("RGB", (9, 9), "red")])
+    moving = moving[:33] + still[33 : still.index(b"IDAT") - 4] + moving[33:]
+    for content in (still, moving):
+        written = Pillow.open(io.BytesIO(again(content, ".png")[0]))
+        said = {key: str(text) for key, text in written.text.items() if "xmp" not in key}
+        assert said == {"Author": "Ada", "Title": "Das Meer, 海", "Copyright": "© Ada"}
+        assert written.text["Title"].lang == "de"
+        assert b"Ada" in written.info["xmp"]
+    assert "Author" not in opened(again(still, ".jpg")[0]).info
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".webp", ".tif"])
+def test_a_sheet_does_not_have_the_sides_of_its_photograph(ending):
+    frame = only(photograph())
+    wide = images.Picture(torch.zeros(1, 3, 50, 90))
+    buffer = io.BytesIO()
+    results.write(buffer, ending, iter([originals.Frame(wide, frame.about)]))
+    exif = opened(buffer.getvalue()).getexif()
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    assert (details[40962], details[40963]) == (90, 50)
+    assert details[36867] == "2024:01:02 03:04:05"
+    assert (exif[315], exif.get_ifd(ExifTags.IFD.GPSInfo)[1]) == ("Ada", "N")
+
+
+def test_xmp_does_not_state_the_sides_of_the_old_file():
+    xmp = (
+        b'<a tiff:ImageWidth="40" exif:PixelXDimension=\'40\' dc:creator="Ada">'
+        b"<tiff:ImageLength>30</tiff:ImageLength><exif:PixelYDimension>30</exif:PixelYDimension></a>"
+    )
+    content = encoded(Pillow.new("RGB", (40, 30)), "JPEG", xmp=xmp)
+    assert only(content).about.xmp == b'<a dc:creator="Ada"></a>'
 
 
 def test_sixteen_bits_keep_what_describes_them():
