@@ -214,10 +214,11 @@ def _xmp(image: Opened) -> bytes:
     if not isinstance(content, bytes):
         return b""
     # Orientation has been followed, and sizes are the old file's (XMP part 2, A.2 and A.3: as
-    # attributes or as elements).
+    # attributes or as elements). No more than one space goes with them: looking for any number
+    # takes the square of it, which in a packet of spaces alone is hours.
     name = rb"(tiff:(?:Orientation|ImageWidth|ImageLength)|exif:Pixel[XY]Dimension)"
-    content = re.sub(rb"\s*" + name + rb"""=["']\d*["']""", b"", content)
-    return re.sub(rb"\s*<" + name + rb">\d*</\1>", b"", content)
+    content = re.sub(rb"\s?" + name + rb"""=["']\d*["']""", b"", content)
+    return re.sub(rb"\s?<" + name + rb">\d*</\1>", b"", content)
 
 
 def _iptc(image: Opened) -> bytes:

@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import sys
+import time
 import weakref
 import zlib
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import ExifTags, ImageDraw, IptcImagePlugin
+from PIL import ExifTags, ImageDraw, IptcImagePlugin, PngImagePlugin
 from PIL import Image as Pillow
 from test_images import grey_profile, growing_gif
 from test_images import profile as rotated
@@ -511,6 +512,14 @@ def test_xmp_does_not_state_the_sides_of_the_old_file():
     )
     content = encoded(Pillow.new("RGB", (40, 30)), "JPEG", xmp=xmp)
     assert only(content).about.xmp == b'<a dc:creator="Ada"></a>'
+
+
+def test_xmp_of_spaces_is_read_at_once():
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", " " * 10**6)
+    began = time.perf_counter()
+    only(encoded(Pillow.new("RGB", (8, 8)), pnginfo=info))
+    assert time.perf_counter() - began < 5
 
 
 def test_sixteen_bits_keep_what_describes_them():
