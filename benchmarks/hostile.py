@@ -141,7 +141,7 @@ def tricks(*, frames: int = 20_000, bomb: int = 64_000_000) -> dict[str, bytes]:
     whole = samples()
     return (
         _png_tricks(whole, zeros)
-        | _gif_tricks(frames)
+        | _gif_tricks(frames, whole["plain.gif"])
         | _tiff_tricks()
         | _jpeg_tricks(whole["plain.jpg"], whole["progressive.jpg"])
         | _webp_tricks(whole["film.webp"])
@@ -219,7 +219,7 @@ def _png_tricks(whole: Mapping[str, bytes], zeros: bytes) -> dict[str, bytes]:
     }
 
 
-def _gif_tricks(frames: int) -> dict[str, bytes]:
+def _gif_tricks(frames: int, plain: bytes) -> dict[str, bytes]:
     def gif(width: int, height: int, *blocks: bytes) -> bytes:
         screen = struct.pack("<HHBBB", width, height, 0x80, 0, 0)
         return b"GIF89a" + screen + bytes(6) + b"".join(blocks) + b";"
@@ -233,7 +233,7 @@ def _gif_tricks(frames: int) -> dict[str, bytes]:
         "huge.gif": gif(65_535, 65_535, frame(0, 0, 1, 1)),
         "nothing.gif": gif(0, 0, frame(0, 0, 0, 0)),
         "outside.gif": gif(4, 4, frame(0, 0, 4, 4), frame(65_000, 65_000, 500, 500)),
-        "larger.gif": gif(4, 4, frame(0, 0, 1, 1), frame(0, 0, 65_535, 65_535)),
+        "larger.gif": plain.removesuffix(b";") + frame(0, 0, 22_000, 22_000) + b";",
         "codes.gif": gif(4, 4, frame(0, 0, 4, 4, code=255)),
         "comments.gif": gif(1, 1, b"!\xfe" + (b"\xff" + bytes(255)) * 20_000 + b"\0"),
         "no-end.gif": b"GIF89a" + struct.pack("<HHBBB", 1, 1, 0, 0, 0) + b"!\xff\x0bNETSCAPE2.0",

@@ -33,11 +33,19 @@ def to_resize(image: Pillow.Image) -> Pillow.Image:
 
 def _plain(image: Pillow.Image) -> Pillow.Image:
     """Eight bits, no palette, and no alpha beside colours; everything else stays."""
-    if image.mode.startswith("I") or image.mode == "F":
-        return to_eight_bits(image)
+    if is_long_grey(image):
+        levels = to_eight_bits(image)
+        if profile := image.info.get("icc_profile"):
+            levels.info["icc_profile"] = profile  # still to be followed
+        return levels
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA" if image.has_transparency_data else "RGB")
-    return image.convert("RGB") if image.mode == "RGBA" else image
+    return image.convert(image.mode[:-1]) if image.mode in ("RGBA", "LA") else image
+
+
+def is_long_grey(image: Pillow.Image) -> bool:
+    """Whether it is grey of 16 or 32 bits, or in floats."""
+    return image.mode.startswith("I") or image.mode == "F"
 
 
 def srgb_profile() -> bytes:
@@ -61,14 +69,19 @@ def transform(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
         found = ImageCms.buildTransform(source, SRGB, mode, "RGB")
     except (ImageCms.PyCMSError, ValueError, OSError):
         return None  # a broken profile says nothing
-    return None if mode == "RGB" and _changes_nothing(found) else found
+    return None if mode != "CMYK" and _changes_nothing(found, mode) else found
 
 
-def _changes_nothing(transform: ImageCms.ImageCmsTransform) -> bool:
-    """Whether 17 levels of each colour stay what they are, but for rounding; sRGB's own do."""
+def _changes_nothing(transform: ImageCms.ImageCmsTransform, mode: str) -> bool:
+    """Whether 17 levels of each colour, or of grey, stay what they are, but for rounding.
+
+    sRGB's own do, and those of a grey profile with its curve.
+    """
     levels = np.linspace(0, 255, 17).round().astype(np.uint8)
-    colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(17, -1, 3)
-    converted = np.asarray(transform.apply(Pillow.fromarray(colours)))
+    channels = np.meshgrid(*[levels] * len(mode))
+    colours = np.stack(channels, -1).reshape(17, -1, len(mode))
+    pixels = Pillow.fromarray(colours if mode == "RGB" else colours[..., 0])
+    converted = np.asarray(transform.apply(pixels))
     return bool(np.abs(converted.astype(int) - colours).max() <= 1)
 
 

@@ -31,9 +31,7 @@ ROWS = 64  # so many are compressed at a time
 
 def is_deep(image: ImageFile.ImageFile) -> bool:
     """Whether a picture that is opened, and not decoded yet, has colours of 16 bits to read."""
-    return "transparency" not in image.info and (
-        _layout(image) in LAYOUTS or _layout(image) == GREY_AND_ALPHA
-    )
+    return _layout(image) in LAYOUTS or _layout(image) == GREY_AND_ALPHA
 
 
 def lower(image: ImageFile.ImageFile) -> None:
@@ -58,7 +56,7 @@ def join(upper: Pillow.Image, lower: Pillow.Image, *, is_grey: bool) -> Pixels:
 
 
 def is_grey(image: ImageFile.ImageFile) -> bool:
-    """Whether what is opened has grey and alpha."""
+    """Whether what is opened, and not decoded yet, has grey and alpha of 16 bits."""
     return _layout(image) == GREY_AND_ALPHA
 
 

@@ -8,21 +8,20 @@ holds, more frames and what it says about itself, is for ``originals`` and ``res
 import io
 import math
 import os
-import sys
 import threading
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from PIL import Image as Pillow
 from PIL import ImageDraw, ImageFile, ImageFont, ImageOps, UnidentifiedImageError
 
-from fnst import colours, deep, files
+from fnst import colours, deep, files, memory
 from fnst.errors import HugeError, ImageError
 
 Image = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
@@ -62,7 +61,8 @@ PAPER_OF_ALPHA = (255, 255, 255)  # what shows through where a format has no alp
 # promise gigabytes.
 MOST_PIXELS = 250_000_000
 
-# Pillow's own limit is lower; above ours it warns, above twice ours it refuses.
+# Pillow's own limit is lower; above ours it warns, above twice ours it refuses. It also guards what
+# Pillow takes memory for before anybody can ask for a size, such as the canvas of a WebP.
 Pillow.MAX_IMAGE_PIXELS = MOST_PIXELS
 BOMB = (Pillow.DecompressionBombError, Pillow.DecompressionBombWarning)
 
@@ -132,8 +132,8 @@ def read(
 
 def as_picture(image: Opened) -> Picture:
     """The frame that is opened, in levels from 0 to 255."""
-    turned = _upright(image)
-    if turned.mode.startswith("I") or turned.mode == "F":
+    turned = _decoded(image)
+    if colours.is_long_grey(turned):
         return _deep_grey(turned)
     return Picture(_to_levels(colours.to_srgb(turned)), _alpha(turned))
 
@@ -143,8 +143,22 @@ def is_deep(image: Opened) -> bool:
 
     Little CMS, as Pillow has it, follows profiles with eight bits.
     """
+    return deep.is_deep(image) and not _has_other_colours(image)
+
+
+def loses_depth(image: Opened) -> bool:
+    """Whether what is opened has more than eight bits a colour, and colours to be changed."""
+    return (deep.is_deep(image) or colours.is_long_grey(image)) and _has_other_colours(image)
+
+
+def _has_other_colours(image: Opened) -> bool:
+    is_rgb = image.mode in ("RGB", "RGBA") and not deep.is_grey(image)
+    return _is_other(image, "RGB" if is_rgb else "L")
+
+
+def _is_other(image: Pillow.Image, mode: str) -> bool:
     profile = image.info.get("icc_profile")
-    return deep.is_deep(image) and not (profile and colours.is_other(profile, "RGB"))
+    return profile is not None and colours.is_other(profile, mode)
 
 
 def as_deep_picture(image: Opened, again: Opened) -> Picture:
@@ -154,15 +168,28 @@ def as_deep_picture(image: Opened, again: Opened) -> Picture:
     pixels = deep.join(_upright(image), _upright(again), is_grey=is_grey)
     planes = torch.from_numpy(pixels.astype(np.float32)).div_(65535).permute(2, 0, 1).unsqueeze(0)
     alpha = planes[:, 3:] if planes.shape[1] == 4 else None
+    clear = image.info.get("transparency")
+    if alpha is None and isinstance(clear, tuple):
+        alpha = torch.from_numpy((pixels != clear).any(2))[None, None].float()
     return Picture(planes[:, :3], alpha, depth=16)
 
 
 def _deep_grey(image: Pillow.Image) -> Picture:
-    profile = image.info.get("icc_profile")
-    if profile and colours.is_other(profile, "L"):
-        return Picture(_to_levels(colours.to_srgb(image)))
+    solid = _solid(image)
+    if _is_other(image, "L"):
+        levels = None if solid is None else solid.to(torch.uint8).mul_(255)
+        return Picture(_to_levels(colours.to_srgb(image)), levels)
     grey = torch.from_numpy(colours.to_floats(image))
-    return Picture(grey.expand(1, 3, -1, -1), depth=16)
+    alpha = None if solid is None else solid.float()
+    return Picture(grey.expand(1, 3, -1, -1), alpha, depth=16)
+
+
+def _solid(image: Pillow.Image) -> Bool[torch.Tensor, "1 1 h w"] | None:
+    """Which pixels are not the one grey that is clear (PNG, third edition, 11.3.1.1)."""
+    clear = image.info.get("transparency")
+    if not isinstance(clear, int):
+        return None
+    return torch.from_numpy(np.asarray(image) != clear)[None, None]
 
 
 def to_floats(levels: torch.Tensor) -> torch.Tensor:
@@ -197,7 +224,7 @@ def square(image: Opened, size: int) -> UInt8[np.ndarray, "h w 3"]:
     """What ``load_square`` makes, of a picture that is ``opened``; only once for each."""
     shape = (size, size)
     with _one_large_picture if _is_large(image, shape) else nullcontext():
-        upright = colours.to_resize(_upright(image))
+        upright = colours.to_resize(_decoded(image))
         pixels = _centre(upright, size)
     if upright.mode == "RGB" and "icc_profile" not in upright.info:
         return pixels
@@ -206,21 +233,23 @@ def square(image: Opened, size: int) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(colours.to_srgb(small))
 
 
-def size_of(
-    source: Path | bytes, *, name: str | None = None, most_pixels: int = MOST_PIXELS
-) -> tuple[int, int]:
+def size_of(source: Path | bytes, *, name: str | None = None) -> tuple[int, int]:
     """Width and height in pixels, read from the header alone, before any turning."""
-    with Door(source, name=name, most_pixels=most_pixels) as image:
+    with Door(source, name=name) as image:
         return image.size
 
 
 def ending_of(content: bytes) -> str:
-    """The ending that fits a picture's format, such as ``.jpg``; ``.png`` where none does."""
-    try:
-        with Door(content, most_pixels=sys.maxsize) as image:
-            return ENDINGS.get(image.format or "", ".png")
-    except ImageError:
-        return ".png"
+    """The ending that fits a picture's format, such as ``.jpg``; ``.png`` where none does.
+
+    Its first bytes say so: a picture may be of any size, and nothing is opened.
+    """
+    Pillow.init()
+    for kind in _formats(io.BytesIO(content)):
+        _, fits = Pillow.OPEN[kind]
+        if fits and fits(content[:16]) is True:
+            return ENDINGS.get(kind, ".png")
+    return ".png"
 
 
 def fit(image: Image, size: int) -> AnySize:
@@ -308,6 +337,27 @@ def sheet(rows: Sequence[tuple[str, Sequence[AnySize]]], headings: Sequence[str]
     return to_floats(_to_levels(page))
 
 
+class _NoLimit(AbstractContextManager[None]):
+    """Lifts Pillow's limit, which is one for all threads, until the last who asked is done."""
+
+    def __init__(self) -> None:
+        self.lock, self.count = threading.Lock(), 0
+
+    def __enter__(self) -> None:
+        with self.lock:
+            self.count += 1
+            Pillow.MAX_IMAGE_PIXELS = None
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.count -= 1
+            if not self.count:
+                Pillow.MAX_IMAGE_PIXELS = MOST_PIXELS
+
+
+_no_limit = _NoLimit()
+
+
 class Door(AbstractContextManager[Opened]):
     """Opens a picture for a ``with`` block and words whatever goes wrong inside as ImageError."""
 
@@ -318,33 +368,35 @@ class Door(AbstractContextManager[Opened]):
         self.name = name or (str(source) if isinstance(source, Path) else "the picture")
 
     def __enter__(self) -> Opened:
-        if self.most_pixels > MOST_PIXELS:
-            Pillow.MAX_IMAGE_PIXELS = None  # somebody asked for it: only our own limit is left
-        try:
-            self.file = self._file()
-        except OSError as error:
+        with ExitStack() as inside:
+            if self.most_pixels > MOST_PIXELS:
+                inside.enter_context(_no_limit)  # somebody asked for it: only our own is left
+            try:
+                self.file = self._file()
+                inside.callback(self.file.close)
+                self.image = Pillow.open(self.file, formats=_formats(self.file))
+                inside.callback(self.image.close)
+                _check_plausible(self.image)
+                self.check_size()
+            except Exception as error:
+                raise self._worded(error) from error
+            self.inside = inside.pop_all()
+        return self.image
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
+        self.inside.close()
+        # Damaged files make Pillow's decoders raise almost anything.
+        if isinstance(error, Exception) and not isinstance(error, ImageError):
             raise self._worded(error) from error
-        try:
-            self.image = Pillow.open(self.file, formats=_formats(self.file))
-            _check_plausible(self.image)
-        except BaseException as error:
-            said = self._worded(error) if isinstance(error, Exception) else error
-            self.file.close()
-            raise said from error
+
+    def check_size(self) -> None:
+        """Refuse what is too large before it is decoded; a GIF may grow with any of its frames."""
         width, height = self.image.size
         if width * height > self.most_pixels:
-            self._close()
             raise HugeError(
                 f"{self.name}: expected at most {self.most_pixels / 1e6:.0f} megapixels, "
                 f"got {width}x{height}; make it smaller first."
             )
-        return self.image
-
-    def __exit__(self, kind: type | None, error: BaseException | None, trace: object) -> None:
-        self._close()
-        # Damaged files make Pillow's decoders raise almost anything.
-        if isinstance(error, Exception) and not isinstance(error, ImageError):
-            raise self._worded(error) from error
 
     def _file(self) -> File:
         """Opened here: Pillow would map a file into memory, and die if that became shorter."""
@@ -353,10 +405,6 @@ class Door(AbstractContextManager[Opened]):
         if self.source.exists() and not (self.source.is_file() or self.source.is_dir()):
             raise ImageError(f"{self.name}: expected a file, got a pipe or a device.")
         return self.source.open("rb")
-
-    def _close(self) -> None:
-        self.image.close()
-        self.file.close()
 
     def _worded(self, error: Exception) -> ImageError:
         if isinstance(error, ImageError):
@@ -378,6 +426,12 @@ class Door(AbstractContextManager[Opened]):
             )
         if isinstance(error, UnidentifiedImageError):
             return ImageError(f"{self.name}: this is not a picture that can be read.")
+        if memory.is_lacking(error):
+            size = f" of {self.image.width}x{self.image.height}" if hasattr(self, "image") else ""
+            return ImageError(
+                f"{self.name}: there is not enough memory to read this picture{size}; "
+                "close other programs, or make it smaller first."
+            )
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         return ImageError(f"{self.name}: this picture is damaged ({reason}).")
 
@@ -447,6 +501,13 @@ def _scans(image: Opened) -> int:
     file.seek(position)
     thumbnail: bytes = image.info.get("exif", b"")
     return found - thumbnail.count(start_of_scan)
+
+
+def _decoded(image: Opened) -> Pillow.Image:
+    """Upright, in its own mode: Pillow makes colours of grey that has alpha and 16 bits."""
+    is_grey = deep.is_grey(image)
+    upright = _upright(image)
+    return upright.convert("LA") if is_grey else upright
 
 
 def _upright(image: Pillow.Image) -> Pillow.Image:

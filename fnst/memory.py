@@ -1,6 +1,7 @@
 """The memory of this process: how much it took, how much it may take, and what it does with it."""
 
 import ctypes
+import errno
 import math
 import re
 import resource
@@ -130,7 +131,10 @@ def is_lacking(error: BaseException) -> bool:
         # of cuDNN, where no way to convolve fits
         *("unable to find an engine to execute", "unable to find a valid cudnn algorithm"),
     )
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(w in said for w in words)
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    is_told = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    return is_told or any(word in said for word in words)
 
 
 def parse(text: str) -> int:

@@ -6,14 +6,15 @@ with what a photograph was taken, not how its bytes lie.
 
 import math
 import re
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from PIL import ExifTags
+from PIL import ExifTags, IptcImagePlugin
 from PIL import Image as Pillow
 
-from fnst import deep, images
+from fnst import images
 from fnst.errors import HugeError
 from fnst.images import MOST_PIXELS, Door, Opened, Picture
 
@@ -45,6 +46,20 @@ DESCRIBING = (
     33432,  # Copyright
     *range(40091, 40096),  # XPTitle to XPSubject
 )
+# The keywords that PNG has for texts (third edition, 11.3.3.1).
+KEYWORDS = (
+    *("Title", "Author", "Description", "Copyright", "Creation Time", "Software"),
+    *("Disclaimer", "Warning", "Source", "Comment", "Collection"),
+)
+
+# IPTC's records of what a picture is about (IIM 4.2, chapters 5 and 6), up to where a preview of it
+# begins, and the most that a field of it has without a longer head.
+ENVELOPE, APPLICATION, PREVIEW, FIELD = 1, 2, 200, 32_767
+
+# The most of a text, of a comment and of IPTC that is kept; chosen by us: less than a segment of a
+# JPEG takes.
+MOST_SAID = 65_000
+
 COLOR_SPACE, WIDTH, HEIGHT = 0xA001, 0xA002, 0xA003
 SRGB = 1  # as a ColorSpace
 
@@ -60,6 +75,11 @@ class About:
     """How often an animation is shown, 0 for ever; None for a still."""
     exif: bytes = b""
     xmp: bytes = b""
+    iptc: bytes = b""
+    comment: bytes = b""
+    """A JPEG's."""
+    texts: tuple[tuple[str, str], ...] = ()
+    """A PNG's, and their keywords."""
     dpi: tuple[float, float] | None = None
     has_profile: bool = False
     notes: tuple[str, ...] = ()
@@ -103,7 +123,7 @@ def frames(
                 f"got {count:,}; make it shorter first."
             )
         if count > 1:
-            yield from _moving(image, count, admit)
+            yield from _moving(door, count, admit)
             return
         admit(math.prod(image.size))
         notes = list(_losses(image))
@@ -122,13 +142,15 @@ def _count(image: Opened) -> int:
     return int(getattr(image, "n_frames", 1)) if moves else 1
 
 
-def _moving(image: Opened, count: int, admit: Callable[[int], None]) -> Iterator[Frame]:
+def _moving(door: Door, count: int, admit: Callable[[int], None]) -> Iterator[Frame]:
+    image = door.image
     # A PNG may begin with a picture for those who cannot show the others.
     first = 1 if getattr(image, "default_image", False) else 0
     about = None
     for index in range(first, count):
-        admit(math.prod(image.size))
         image.seek(index)
+        door.check_size()
+        admit(math.prod(image.size))
         picture = images.as_picture(image)
         about = about or _about(image, picture, frames=count - first, plays=_plays(image))
         yield Frame(picture, about, float(image.info.get("duration", UNSAID)))
@@ -160,6 +182,9 @@ def _about(
         plays=plays,
         exif=_exif(image, width, height),
         xmp=_xmp(image),
+        iptc=_iptc(image),
+        comment=_comment(image),
+        texts=tuple(_texts(image)),
         dpi=_dpi(image, is_turned=image.size != (width, height)),
         has_profile="icc_profile" in image.info,
         notes=tuple(notes),
@@ -188,9 +213,40 @@ def _xmp(image: Opened) -> bytes:
     content = said.encode() if isinstance(said, str) else said
     if not isinstance(content, bytes):
         return b""
-    # It has been followed (XMP part 2, 8.4: as an attribute or as an element).
-    content = re.sub(rb'\s*tiff:Orientation="\d*"', b"", content)
-    return re.sub(rb"\s*<tiff:Orientation>\d*</tiff:Orientation>", b"", content)
+    # Orientation has been followed, and sizes are the old file's (XMP part 2, A.2 and A.3: as
+    # attributes or as elements). No more than one space goes with them: looking for any number
+    # takes the square of it, which in a packet of spaces alone is hours.
+    name = rb"(tiff:(?:Orientation|ImageWidth|ImageLength)|exif:Pixel[XY]Dimension)"
+    content = re.sub(rb"\s?" + name + rb"""=["']\d*["']""", b"", content)
+    return re.sub(rb"\s?<" + name + rb">\d*</\1>", b"", content)
+
+
+def _iptc(image: Opened) -> bytes:
+    """Who made it, and what it shows, in IPTC's words; nothing where it cannot be understood."""
+    try:
+        fields = IptcImagePlugin.getiptcinfo(image) or {}
+        packed = b"".join(
+            struct.pack(">BBBH", 0x1C, record, number, len(value)) + value
+            for (record, number), found in sorted(fields.items())
+            for value in (found if isinstance(found, list) else [found])
+            if value and record in (ENVELOPE, APPLICATION)
+            if number < PREVIEW and len(value) <= FIELD
+        )
+    except Exception:  # damaged
+        return b""
+    return packed if len(packed) <= MOST_SAID else b""
+
+
+def _comment(image: Opened) -> bytes:
+    said = image.info.get("comment", b"") if image.format in ("JPEG", "MPO") else b""
+    return said if isinstance(said, bytes) and len(said) <= MOST_SAID else b""
+
+
+def _texts(image: Opened) -> Iterator[tuple[str, str]]:
+    for keyword in KEYWORDS if image.format == "PNG" else ():
+        text = image.info.get(keyword)
+        if isinstance(text, str) and len(text) <= MOST_SAID:
+            yield keyword, text
 
 
 def _dpi(image: Opened, *, is_turned: bool) -> tuple[float, float] | None:
@@ -204,7 +260,7 @@ def _dpi(image: Opened, *, is_turned: bool) -> tuple[float, float] | None:
 
 
 def _losses(image: Opened) -> Iterator[str]:
-    if deep.is_deep(image) and not images.is_deep(image):
+    if images.loses_depth(image):
         yield "its 16 bits became 8, with which alone its colour profile can be followed"
 
 

@@ -10,16 +10,17 @@ import io
 import itertools
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import GifImagePlugin, PngImagePlugin
+from PIL import ExifTags, GifImagePlugin, PngImagePlugin
 from PIL import Image as Pillow
 
 from fnst import colours, deep, images, tiff
 from fnst.images import FORMATS, KEEPS_ALPHA
-from fnst.originals import About, Frame
+from fnst.originals import HEIGHT, WIDTH, About, Frame
 from fnst.tiff import Target
 
 # How good a lossy result is, 1 to 100, in these formats.
@@ -27,6 +28,8 @@ HAS_QUALITY = {"JPEG", "WEBP", "AVIF"}
 
 # The most that a JPEG's segment takes beside its own name (JPEG, B.1.1.4).
 SEGMENT = {"exif": 65_533, "xmp": 65_504}
+
+IPTC = 0x0404  # its number among Photoshop's resources
 
 MOST_PLAYS = 65_535  # GIF and WebP count them in 16 bits
 
@@ -53,7 +56,7 @@ def write(
     kind = options["format"]
     if quality is not None and kind in HAS_QUALITY:
         options["quality"] = quality
-    first = next(frames)
+    first = _sized(next(frames))
     about, notes = first.about, list(first.about.notes)
     if about.plays is not None and kind in MOVING:
         MOVING[kind](file, itertools.chain([first], frames), about, options)
@@ -95,6 +98,18 @@ def _deep(picture: images.Picture) -> deep.Pixels:
 # --- what a file says -----------------------------------------------------------------------------
 
 
+def _sized(frame: Frame) -> Frame:
+    """The frame, and EXIF that states its sides: a sheet's are not its photograph's."""
+    height, width = frame.picture.rgb.shape[2:]
+    exif = Pillow.Exif()
+    exif.load(frame.about.exif)
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    if not details or (details.get(WIDTH), details.get(HEIGHT)) == (width, height):
+        return frame
+    details.update({WIDTH: width, HEIGHT: height})
+    return replace(frame, about=replace(frame.about, exif=exif.tobytes()))
+
+
 def _said(kind: str, about: About) -> dict[str, Any]:
     """Pillow's options for what is said beside the pixels, where the format has room for it."""
     said: dict[str, Any] = {}
@@ -102,8 +117,12 @@ def _said(kind: str, about: About) -> dict[str, Any]:
         said["exif"] = about.exif
     if about.xmp and kind in {"JPEG", "WEBP", "AVIF"}:
         said["xmp"] = about.xmp
-    if about.xmp and kind == "PNG":
-        said["pnginfo"] = _xmp_chunk(about.xmp)
+    if kind == "PNG" and (about.xmp or about.texts):
+        said["pnginfo"] = _texts(about)
+    if about.comment and kind == "JPEG":
+        said["comment"] = about.comment
+    if about.iptc and kind == "JPEG":
+        said["extra"] = _photoshop(about.iptc)
     if about.dpi and kind in {"JPEG", "PNG", "BMP"}:
         said["dpi"] = about.dpi
     if about.has_profile and kind not in {"GIF", "BMP"}:
@@ -113,10 +132,23 @@ def _said(kind: str, about: About) -> dict[str, Any]:
     return said
 
 
-def _xmp_chunk(xmp: bytes) -> PngImagePlugin.PngInfo:
+def _texts(about: About) -> PngImagePlugin.PngInfo:
     info = PngImagePlugin.PngInfo()
-    info.add_itxt("XML:com.adobe.xmp", xmp.decode(errors="replace"))
+    if about.xmp:
+        info.add_itxt("XML:com.adobe.xmp", about.xmp.decode(errors="replace"))
+    for keyword, text in about.texts:
+        info.add_text(keyword, text)
     return info
+
+
+def _photoshop(iptc: bytes) -> bytes:
+    """A JPEG's segment of Photoshop's resources (Adobe Photoshop File Formats) with IPTC alone.
+
+    Pillow writes it among its own.
+    """
+    resource = b"8BIM" + struct.pack(">HHI", IPTC, 0, len(iptc)) + iptc + bytes(len(iptc) % 2)
+    content = b"Photoshop 3.0\0" + resource
+    return b"\xff\xed" + struct.pack(">H", len(content) + 2) + content
 
 
 def _tags(about: About) -> dict[int, Any]:
@@ -128,6 +160,8 @@ def _tags(about: About) -> dict[int, Any]:
         tags |= dict(exif) | {tag: exif.get_ifd(tag) for tag in (34665, 34853) if tag in exif}
     if about.xmp:
         tags[700] = about.xmp
+    if about.iptc:
+        tags[33723] = about.iptc
     if about.dpi:
         tags |= {282: about.dpi[0], 283: about.dpi[1], 296: 2}
     if about.has_profile:

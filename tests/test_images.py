@@ -1,5 +1,6 @@
 """Whatever comes in is upright sRGB in [0, 1], or one clear error; what goes out is whole."""
 
+import contextlib
 import io
 import struct
 import zlib
@@ -13,7 +14,7 @@ from torch.testing import assert_close
 
 from fnst import colours, images
 from fnst.errors import ImageError
-from fnst.images import Picture
+from fnst.images import Door, Picture
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
@@ -173,6 +174,50 @@ def profile(red="red", green="green", blue="blue", gamma=2.2):
     return head.ljust(68, b"\0") + fixed(*D50) + bytes(48) + table + body
 
 
+def grey_profile(gamma=1.8):
+    """A profile of grey with one gamma, or with sRGB's curve if that is None."""
+
+    def fixed(*numbers):
+        return b"".join(struct.pack(">i", round(n * 65536)) for n in numbers)
+
+    curve = b"curv" + bytes(4) + struct.pack(">IH", 1, round((gamma or 1) * 256)) + bytes(2)
+    if gamma is None:  # IEC 61966-2-1, as a parametric curve of ICC.1:2004-10, 10.15
+        numbers = fixed(2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
+        curve = b"para" + bytes(4) + struct.pack(">HH", 3, 0) + numbers
+    white = b"XYZ " + bytes(4) + fixed(*D50)
+    at = 128 + 4 + 2 * 12
+    table = struct.pack(">I", 2) + struct.pack(">4sII", b"wtpt", at, len(white))
+    table += struct.pack(">4sII", b"kTRC", at + len(white), len(curve))
+    body = table + white + curve
+    size = struct.pack(">I", 128 + len(body))
+    head = size + bytes(4) + struct.pack(">I", 0x02400000) + b"mntrGRAYXYZ " + bytes(12) + b"acsp"
+    return head.ljust(68, b"\0") + fixed(*D50) + bytes(48) + body
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour"), [("L", 100), ("LA", (100, 50)), ("I;16", 100 * 257)], ids=str
+)
+def test_a_profile_of_grey_is_followed(mode, colour):
+    content = filled(mode, colour, icc_profile=grey_profile(1.8))
+    # light (100 / 255) ** 1.8 = 0.1854, of which sRGB's curve makes 1.055 * 0.1854 ** (1 / 2.4)
+    # - 0.055 = 0.4680
+    assert colour_of(content) == pytest.approx((119, 119, 119), abs=1)
+    square = images.load_square(filled(mode, colour, (64, 64), icc_profile=grey_profile(1.8)), 64)
+    assert square[32, 32].tolist() == pytest.approx((119, 119, 119), abs=1)
+
+
+def test_a_profile_of_grey_is_followed_in_pictures_that_are_turned():
+    exif = Pillow.Exif()
+    exif[0x0112] = 6
+    content = filled("I;16", 100 * 257, icc_profile=grey_profile(1.8), exif=exif)
+    assert colour_of(content) == pytest.approx((119, 119, 119), abs=1)
+
+
+def test_a_profile_of_grey_leaves_alpha_as_it_is():
+    picture = images.load(filled("LA", (100, 51), icc_profile=grey_profile(1.8)))
+    assert_close(picture.alpha, torch.full((1, 1, 8, 8), 0.2))
+
+
 @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
 def test_a_profile_says_what_the_numbers_mean(mode):
     swapped = profile(red="green", green="blue", blue="red")
@@ -281,6 +326,81 @@ def test_a_jpeg_with_pass_after_pass_is_refused():
 
 def test_up_to_the_limit_pictures_are_welcome():
     assert images.size_of(png(15_800, 15_800)) == (15_800, 15_800)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: 4 GB"),
+        OSError("out of memory when reading image file"),  # Pillow's decoders
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_lack_of_memory_is_no_damage(error):
+    content = encoded(Pillow.new("RGB", (8, 6)))
+    with pytest.raises(ImageError) as found, images.opened(content, name="a.png"):
+        raise error
+    assert str(found.value) == (
+        "a.png: there is not enough memory to read this picture of 8x6; close other programs, or "
+        "make it smaller first."
+    )
+
+
+def test_memory_may_be_lacking_before_the_size_is_known(monkeypatch):
+    def refuse(*args, **options):
+        raise MemoryError
+
+    monkeypatch.setattr(Pillow, "open", refuse)
+    with pytest.raises(ImageError, match="not enough memory to read this picture; close other"):
+        images.load(b"", name="a.webp")
+
+
+# --- the limit of pixels --------------------------------------------------------------------------
+
+
+def growing_gif(side, disposal=0):
+    """Two frames, of which the second is so large that the picture grows with it."""
+    control = b"!\xf9\x04" + bytes([disposal << 2, 0, 0, 0, 0])
+    frame = b"," + struct.pack("<HHHHB", 0, 0, side, side, 0) + b"\2\2\x44\1\0"
+    return filled("P", 0, ending="GIF").removesuffix(b";") + control + frame + b";"
+
+
+def test_whoever_asks_for_an_ending_leaves_the_limit_as_it_was():
+    for content in (encoded(Pillow.new("RGB", (8, 8))), growing_gif(65_535), b"nothing"):
+        images.ending_of(content)
+        assert Pillow.MAX_IMAGE_PIXELS == images.MOST_PIXELS
+
+
+@pytest.mark.parametrize("content", [encoded(Pillow.new("RGB", (8, 8))), b"", b"nothing"])
+def test_a_door_without_a_limit_sets_none_for_others_when_it_is_closed(content):
+    with contextlib.suppress(ImageError):
+        images.read(content, most_pixels=2**62)
+    assert Pillow.MAX_IMAGE_PIXELS == images.MOST_PIXELS
+
+
+def test_of_two_doors_without_a_limit_the_last_brings_it_back():
+    content = encoded(Pillow.new("RGB", (8, 8)))
+    with Door(content, most_pixels=2**62):
+        with Door(content, most_pixels=2**62):
+            pass
+        assert Pillow.MAX_IMAGE_PIXELS is None
+    assert Pillow.MAX_IMAGE_PIXELS == images.MOST_PIXELS
+
+
+@pytest.mark.parametrize(
+    ("kind", "ending"),
+    [("PNG", ".png"), ("PPM", ".png"), *(i for i in images.ENDINGS.items() if i[0] != "HEIF")],
+)
+def test_the_ending_is_that_of_the_format(kind, ending):
+    assert images.ending_of(encoded(Pillow.new("RGB", (8, 8)), kind)) == ending
+    assert images.ending_of(b"nothing") == images.ending_of(b"") == ".png"
+
+
+def test_the_ending_of_what_is_huge_is_known_too():
+    content = encoded(Pillow.new("RGB", (8, 8)), "BMP")
+    huge = content[:18] + struct.pack("<ii", 60_000, 60_000) + content[26:]
+    assert images.ending_of(huge) == ".bmp"
 
 
 # --- squares and sizes ----------------------------------------------------------------------------

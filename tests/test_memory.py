@@ -1,5 +1,6 @@
 """Memory that is freed stays with the process, once it was told so."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +55,8 @@ def test_another_c_library_is_left_alone(monkeypatch):
         (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), True),
         (RuntimeError("GET was unable to find an engine to execute this computation"), True),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), False),
         (RuntimeError("CUDA error: an illegal memory access was encountered"), False),
     ],
 )

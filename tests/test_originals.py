@@ -4,6 +4,7 @@ import io
 import os
 import struct
 import sys
+import time
 import weakref
 import zlib
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 import tifffile
 import torch
-from PIL import ExifTags, ImageDraw
+from PIL import ExifTags, ImageDraw, IptcImagePlugin, PngImagePlugin
 from PIL import Image as Pillow
+from test_images import grey_profile, growing_gif
 from test_images import profile as rotated
 from torch.testing import assert_close
 
@@ -171,7 +173,7 @@ def test_so_many_pixels_are_refused_before_they_are_decoded_unless_asked_for():
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in chunks
     )
-    with pytest.raises(HugeError, match=r"expected at most 250 megapixels, got 50000x20000"):
+    with pytest.raises(HugeError, match="expected at most 250 megapixels, got many more"):
         only(content)
     asked = []
 
@@ -182,6 +184,22 @@ def test_so_many_pixels_are_refused_before_they_are_decoded_unless_asked_for():
     with pytest.raises(KeyboardInterrupt):
         next(originals.frames(content, allow_huge=True, admit=admit))
     assert asked == [10**9]
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("side", [15_900, 22_000, 65_535])  # Pillow itself refuses twice our limit
+def test_a_gif_that_grows_is_refused_before_its_large_frame_is_decoded(side):
+    found = originals.frames(growing_gif(side), name="a.gif")
+    assert next(found).picture.rgb.shape == (1, 3, 8, 8)
+    with pytest.raises(HugeError, match=r"^a\.gif: expected at most 250 megapixels, got [^.]*\.$"):
+        next(found)
+
+
+def test_room_is_asked_for_before_a_frame_grows():
+    asked = []
+    with pytest.raises(ImageError):  # there is nothing in it
+        list(originals.frames(growing_gif(1000), admit=asked.append))
+    assert asked == [64, 10**6]
 
 
 # --- sixteen bits ---------------------------------------------------------------------------------
@@ -203,6 +221,16 @@ def deep_png(values, kind, *, interlaced=False):
         struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
         for name, body in chunks
     )
+
+
+def with_chunk(png, name, body):
+    """A PNG with another chunk after its header."""
+    checksum = struct.pack(">I", zlib.crc32(name + body))
+    return png[:33] + struct.pack(">I", len(body)) + name + body + checksum + png[33:]
+
+
+def with_profile(png, profile):
+    return with_chunk(png, b"iCCP", b"p\0\0" + zlib.compress(profile))
 
 
 def deep_tiff(values, order="<", **options):
@@ -274,18 +302,61 @@ def test_grey_with_alpha_of_sixteen_bits_too():
     assert np.array_equal(values_of(picture), deep_noise(2)[..., [0, 0, 0, 1]])
 
 
+@pytest.mark.parametrize("ending", [".png", ".tif"])
+def test_the_clear_grey_of_sixteen_bits_stays_clear(ending):
+    grey = deep_noise(1)
+    grey[3, 5] = grey[3, 6] - 1  # nearly the same
+    clear = struct.pack(">H", grey[3, 5, 0])
+    content = with_chunk(deep_png(grey, 0), b"tRNS", clear)
+    expected = (grey != grey[3, 5]).astype(np.uint16) * 65535
+    for found in (content, again(content, ending)[0]):
+        picture = only(found).picture
+        assert picture.depth == 16
+        assert np.array_equal(values_of(picture), np.concatenate((grey,) * 3 + (expected,), 2))
+    tinted = with_profile(content, grey_profile(1.8))
+    alpha = only(tinted).picture.alpha
+    assert np.array_equal(alpha[0, 0].int().numpy() * 257, expected[..., 0])
+
+
+def test_the_clear_colour_of_sixteen_bits_stays_clear():
+    rgb = deep_noise(3)
+    rgb[3, 6] = rgb[3, 5] ^ 1  # nearly the same
+    content = with_chunk(deep_png(rgb, 2), b"tRNS", rgb[3, 5].astype(">u2").tobytes())
+    expected = np.full((70, 41, 1), 65535, np.uint16)
+    expected[3, 5] = 0
+    assert np.array_equal(values_of(only(content).picture), np.concatenate((rgb, expected), 2))
+
+
+GREY = {
+    "PNG": deep_png(deep_noise(1), 0),
+    "PNG with alpha": deep_png(deep_noise(2), 4),
+}
+
+
+@pytest.mark.parametrize("content", GREY.values(), ids=GREY)
+def test_a_profile_of_grey_that_changes_nothing_leaves_sixteen_bits(content):
+    frame = only(with_profile(content, grey_profile(None)))
+    assert frame.picture.depth == 16
+    assert frame.about.notes == ()
+    assert np.array_equal(values_of(frame.picture), values_of(only(content).picture))
+
+
+@pytest.mark.parametrize("content", GREY.values(), ids=GREY)
+def test_another_profile_of_grey_is_followed_with_eight_bits_and_that_is_said(content):
+    frame = only(with_profile(content, grey_profile(1.8)))
+    assert frame.picture.depth == 8
+    assert "its 16 bits became 8" in frame.about.notes[0]
+    plain = levels(only(content).picture)[..., 0] / 255
+    light = plain**1.8
+    srgb = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055) * 255
+    bright = plain > 0.05  # in the dark, a level before is several after
+    assert np.abs(levels(frame.picture)[..., 0] - srgb)[bright].max() <= 2
+
+
 def test_sixteen_bits_are_turned():
     exif = Pillow.Exif()
     exif[274] = 6
-    body = exif.tobytes()[6:]
-    content = DEEP["PNG"]
-    chunk = (
-        struct.pack(">I", len(body))
-        + b"eXIf"
-        + body
-        + struct.pack(">I", zlib.crc32(b"eXIf" + body))
-    )
-    turned = content[:33] + chunk + content[33:]
+    turned = with_chunk(DEEP["PNG"], b"eXIf", exif.tobytes()[6:])
     assert np.array_equal(values_of(only(turned).picture), np.rot90(deep_noise(3), -1))
 
 
@@ -296,14 +367,7 @@ def test_eight_bits_stay_eight():
 
 def test_a_profile_of_other_colours_is_followed_with_eight_bits_and_that_is_said():
     profile = rotated(red="green", green="blue", blue="red")
-    zipped = b"p\0\0" + zlib.compress(profile)
-    chunk = (
-        struct.pack(">I", len(zipped))
-        + b"iCCP"
-        + zipped
-        + struct.pack(">I", zlib.crc32(b"iCCP" + zipped))
-    )
-    frame = only(DEEP["PNG"][:33] + chunk + DEEP["PNG"][33:])
+    frame = only(with_profile(DEEP["PNG"], profile))
     assert frame.picture.depth == 8
     assert "its 16 bits became 8" in frame.about.notes[0]
 
@@ -360,6 +424,102 @@ def test_what_describes_a_photograph_is_kept_and_what_described_its_bytes_is_not
     xmp = image.info["xmp"]
     assert b'dc:creator="Ada"' in (xmp.encode() if isinstance(xmp, str) else xmp)
     assert b"Orientation" not in (xmp.encode() if isinstance(xmp, str) else xmp)
+
+
+IPTC = {(1, 90): b"\x1b%G", (2, 25): [b"sea", b"sky"], (2, 80): b"Ada", (2, 116): "© Ada".encode()}
+
+
+def with_iptc(kind):
+    """A picture that says by whom it is and what it shows, as agencies do; and its preview."""
+    fields = [
+        *((2, 25, word) for word in IPTC[2, 25]),
+        (2, 5, b""),
+        (2, 202, b"preview"),
+        (3, 20, b"\0\x09"),
+    ]
+    fields += [(*key, value) for key, value in IPTC.items() if isinstance(value, bytes)]
+    iptc = b"".join(struct.pack(">BBBH", 28, *key, len(value)) + value for *key, value in fields)
+    if kind == "TIFF":
+        buffer = io.BytesIO()
+        tiff.write(buffer, np.full((9, 9, 3), 99, np.uint8), {33723: iptc})
+        return buffer.getvalue()
+    named = b"8BIM\x04\x04" + b"\x03abc" + struct.pack(">I", len(iptc)) + iptc
+    segment = b"Photoshop 3.0\0" + named + bytes(len(iptc) % 2) + b"8BIM\x04\x0c\0\0\0\0\0\4tiny"
+    content = encoded(Pillow.new("RGB", (9, 9)), "JPEG")
+    return content[:2] + b"\xff\xed" + struct.pack(">H", len(segment) + 2) + segment + content[2:]
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".tif"])
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+def test_iptc_goes_from_jpeg_and_tiff_into_either_without_a_preview(kind, ending):
+    content, _ = again(with_iptc(kind), ending)
+    assert IptcImagePlugin.getiptcinfo(Pillow.open(io.BytesIO(content))) == IPTC
+    assert b"preview" not in content
+    assert b"tiny" not in content
+    assert opened(again(with_iptc(kind), ".png")[0]).size == (9, 9)
+
+
+def test_damaged_iptc_is_left_out():
+    for damaged in (b"\x1b\x02\x19", b"\x1c\x63\x19"):
+        content = with_iptc("JPEG").replace(b"\x1c\x02\x19", damaged, 1)
+        assert "photoshop" not in opened(again(content, ".jpg")[0]).info
+
+
+def test_the_comment_of_a_jpeg_goes_into_a_jpeg():
+    content = encoded(Pillow.new("RGB", (9, 9)), "JPEG", comment="Ada's, © 2024".encode())
+    assert opened(again(content, ".jpg")[0]).info["comment"] == "Ada's, © 2024".encode()
+    long = encoded(Pillow.new("RGB", (9, 9)), "JPEG", comment=b"a" * 65_400)
+    assert "comment" not in opened(again(long, ".jpg")[0]).info
+
+
+def test_the_texts_of_a_png_go_into_a_png():
+    info = png_info()
+    info.add_text("Author", "Ada")
+    info.add_itxt("Title", "Das Meer, 海", lang="de")
+    info.add_text("Copyright", "© Ada", zip=True)
+    info.add_text("Comment", "a" * 65_400)
+    info.add_text("dpi", "of no use")
+    shot = Pillow.new("RGB", (9, 9))
+    still = encoded(shot, pnginfo=info)
+    moving = encoded(shot, save_all=True, append_images=[Pillow.new("RGB", (9, 9), "red")])
+    moving = moving[:33] + still[33 : still.index(b"IDAT") - 4] + moving[33:]
+    for content in (still, moving):
+        written = Pillow.open(io.BytesIO(again(content, ".png")[0]))
+        said = {key: str(text) for key, text in written.text.items() if "xmp" not in key}
+        assert said == {"Author": "Ada", "Title": "Das Meer, 海", "Copyright": "© Ada"}
+        assert written.text["Title"].lang == "de"
+        assert b"Ada" in written.info["xmp"]
+    assert "Author" not in opened(again(still, ".jpg")[0]).info
+
+
+@pytest.mark.parametrize("ending", [".jpg", ".png", ".webp", ".tif"])
+def test_a_sheet_does_not_have_the_sides_of_its_photograph(ending):
+    frame = only(photograph())
+    wide = images.Picture(torch.zeros(1, 3, 50, 90))
+    buffer = io.BytesIO()
+    results.write(buffer, ending, iter([originals.Frame(wide, frame.about)]))
+    exif = opened(buffer.getvalue()).getexif()
+    details = exif.get_ifd(ExifTags.IFD.Exif)
+    assert (details[40962], details[40963]) == (90, 50)
+    assert details[36867] == "2024:01:02 03:04:05"
+    assert (exif[315], exif.get_ifd(ExifTags.IFD.GPSInfo)[1]) == ("Ada", "N")
+
+
+def test_xmp_does_not_state_the_sides_of_the_old_file():
+    xmp = (
+        b'<a tiff:ImageWidth="40" exif:PixelXDimension=\'40\' dc:creator="Ada">'
+        b"<tiff:ImageLength>30</tiff:ImageLength><exif:PixelYDimension>30</exif:PixelYDimension></a>"
+    )
+    content = encoded(Pillow.new("RGB", (40, 30)), "JPEG", xmp=xmp)
+    assert only(content).about.xmp == b'<a dc:creator="Ada"></a>'
+
+
+def test_xmp_of_spaces_is_read_at_once():
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", " " * 10**6)
+    began = time.perf_counter()
+    only(encoded(Pillow.new("RGB", (8, 8)), pnginfo=info))
+    assert time.perf_counter() - began < 5
 
 
 def test_sixteen_bits_keep_what_describes_them():

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_images import growing_gif
 
-from fnst import images, overlap
+from fnst import batch, images, overlap
 from fnst.batch import Job
 from fnst.errors import ImageError
 
@@ -139,6 +140,22 @@ def test_a_pipe_gets_the_result_as_bytes():
     assert images.load(done.content).rgb.shape == (1, 3, 12, 16)
     [done] = overlap.run(invert, [Job(b"no picture", None, ".png")])
     assert str(done.error) == "standard input: this is not a picture that can be read."
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_gif_that_grows_is_refused_after_a_pipe_and_in_a_second_run_too():
+    Path("in").mkdir()
+    Path("in/b.gif").write_bytes(growing_gif(22_000))
+    Image.new("RGB", (4, 4)).save("in/a.png")
+    for done in (0, 1):
+        plan = batch.plan(["in", "-"], "out", "ink-v1", piped=lambda: growing_gif(22_000))
+        assert plan.done == done
+        errors = [str(each.error) for each in overlap.run(invert, plan.jobs) if each.error]
+        for name, error in zip(("in/b.gif", "standard input"), errors, strict=True):
+            assert error == (
+                f"{name}: expected at most 250 megapixels, got 22000x22000; make it smaller first, "
+                "or say --allow-huge."
+            )
 
 
 def test_huge_pictures_name_the_way_out(monkeypatch):
