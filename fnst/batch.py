@@ -1,15 +1,15 @@
 """Which pictures are to be painted, where their results go, and what is done already.
 
-A photograph is named, or found: in a folder, with all that lie below it, or by a pattern. What is
-found is treated leniently: results of earlier runs are not painted again, what is done is not done
-twice, and so an interrupted batch goes on where it stopped.
+A photograph is named, or found: in a folder, with all that lie below it, or by a pattern, which may
+be the shell's. One that is named alone is painted. Of many, results of earlier runs are not painted
+again, what is done is not done twice, and so an interrupted batch goes on where it stopped.
 """
 
 import glob
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,8 +57,8 @@ class Plan:
     jobs: Sequence[Job]
     done: int = 0
     """So many results are there already."""
-    earlier: int = 0
-    """So many results of earlier runs lie among the photographs, and are none."""
+    earlier: Sequence[Path] = ()
+    """Results of earlier runs that lie among the photographs, and are none."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,8 @@ class Words:
     """For ``plan``."""
     clips: Sequence[Path]
     """Named, or matched by a pattern."""
+    earlier: Sequence[Path]
+    """Results of earlier runs that lie among the clips, and are none."""
     left_out: int
     """So many other clips lie in the folders."""
     are_many: bool
@@ -80,7 +82,6 @@ class _Photo:
     path: Path
     below: Path = Path()
     """Where it lies in the folder that was named, so that results can lie alike."""
-    is_found: bool = False
 
 
 def told_apart(
@@ -96,7 +97,7 @@ def told_apart(
         output: where results go, as for ``plan``.
     """
     photos: list[str] = []
-    clips: list[Path] = []
+    moving: list[_Photo] = []
     within: list[_Photo] = []
     for word in words:
         path = Path(word)
@@ -106,16 +107,22 @@ def told_apart(
         elif _is_pattern(word):
             matches = _matches(word)
             found = [photo for photo in matches if is_clip(photo.path)]
-            clips += [photo.path for photo in _without_results(found)[0]]
+            moving += found
             if len(found) < len(matches) or not found:
                 photos.append(word)
         elif is_clip(path):
-            clips.append(path)
+            moving.append(_Photo(path))
         else:
             photos.append(word)
-    named = {clip.resolve(): clip for clip in reversed(clips)}
-    left_out = {photo.path.resolve() for photo in _without_results(within)[0]} - named.keys()
-    return Words(photos, list(reversed(named.values())), len(left_out), not _is_one(words))
+    clips, earlier = _without_results(_once(moving))
+    left_out = _places(_without_results(within)[0]).keys() - _places(clips).keys()
+    return Words(
+        photos,
+        [clip.path for clip in clips],
+        earlier,
+        len(left_out),
+        not _is_one(words),
+    )
 
 
 def plan(
@@ -135,7 +142,7 @@ def plan(
         output: a file for one photograph, a folder for any number, ``-``, or None, which is beside
             each.
         label: what a result is called after its photograph, such as ``ink-v3``.
-        is_clip: whether a file that matches a pattern is a clip, and no picture.
+        is_clip: whether a file is a clip, and no picture.
         is_batch: whether clips are painted, too.
         overwrite: whether results may be replaced.
         piped: gives what is piped in; asked only if ``-`` is among the photos.
@@ -149,9 +156,9 @@ def plan(
         for word in photos
         if word != PIPE
         for photo in _find(word, photos, output)
-        if not (photo.is_found and is_clip(photo.path))
+        if not is_clip(photo.path)
     ]
-    fresh, earlier = _without_results(found)
+    fresh, earlier = _without_results(_once(found))
     jobs = _jobs(fresh, output, label, is_one=_is_one(photos))
     if PIPE in photos:
         jobs.append(_piped(piped(), output, label, is_one=_is_one(photos)))
@@ -159,11 +166,11 @@ def plan(
         raise OutputError(f"--output - takes one result, but there are {len(jobs)} photos")
     _check_nothing_is_lost(jobs)
     there = [] if overwrite else [job for job in jobs if job.target and job.target.exists()]
-    if there:
-        is_batch = is_batch or len(jobs) > 1 or bool(fresh and fresh[0].is_found)
-        _check_done(there, is_batch=is_batch)
+    _check_done(there, is_batch=is_batch or not _is_one(photos))
     todo = tuple(job for job in jobs if job not in there)
-    return Plan(todo, done=len(there), earlier=earlier)
+    # Those that this very command has made, or will make, surprise nobody: they come last.
+    ours = {job.target for job in jobs}
+    return Plan(todo, len(there), sorted(earlier, key=lambda path: path in ours))
 
 
 def make_folder(folder: Path) -> None:
@@ -203,7 +210,7 @@ def _find(word: str, photos: Sequence[str], output: str | None) -> list[_Photo]:
 
 def _matches(pattern: str) -> list[_Photo]:
     names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # Path takes no absolute one
-    return [_Photo(Path(name), is_found=True) for name in names if Path(name).is_file()]
+    return [_Photo(Path(name)) for name in names if Path(name).is_file()]
 
 
 def _is_readable(path: Path) -> bool:
@@ -228,17 +235,40 @@ def _walk(
         )
         for name in sorted(names):
             if name[0] != "." and is_wanted(here / name):
-                yield _Photo(here / name, below / here.relative_to(folder), is_found=True)
+                yield _Photo(here / name, below / here.relative_to(folder))
 
 
-def _without_results(photos: Sequence[_Photo]) -> tuple[list[_Photo], int]:
-    """Without what an earlier run painted from a photograph that lies beside it, and how many."""
+def _once(photos: Iterable[_Photo]) -> list[_Photo]:
+    """Each file once, as it was first named or matched."""
+    return list(_places(photos).values())
+
+
+def _places(photos: Iterable[_Photo]) -> dict[Path, _Photo]:
+    """Where files lie, whatever way leads there; links among the files are files of their own."""
+    places: dict[Path, _Photo] = {}
+    for photo in photos:
+        places.setdefault(photo.path.parent.resolve() / photo.path.name, photo)
+    return places
+
+
+def _without_results(photos: Sequence[_Photo]) -> tuple[list[_Photo], list[Path]]:
+    """Without what an earlier run painted from a photograph that lies beside it; and these.
+
+    Whether they were named does not matter: a shell names them where it expands a pattern. One that
+    is named alone has no photograph beside it.
+    """
     names: dict[Path, set[str]] = {}
     for photo in photos:
         beside = names.setdefault(photo.path.parent, set())
         beside |= {photo.path.stem, photo.path.name}
-    fresh = [p for p in photos if not (p.is_found and _is_result(p.path, names[p.path.parent]))]
-    return fresh, len(photos) - len(fresh)
+    fresh: list[_Photo] = []
+    earlier: list[Path] = []
+    for photo in photos:
+        if _is_result(photo.path, names[photo.path.parent]):
+            earlier.append(photo.path)
+        else:
+            fresh.append(photo)
+    return fresh, earlier
 
 
 def _is_result(path: Path, beside: set[str]) -> bool:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from fnst.batch import Job, Plan
+    from fnst.batch import Job, Plan, Words
     from fnst.overlap import Done
     from fnst.progress import Update
     from fnst.studio import Painter
@@ -302,7 +302,7 @@ def stylize(
             how_many = f"clips in folders, left out: {words.left_out}"
             print(f"{how_many}; name them, or a pattern such as '*.mp4'", file=sys.stderr)
         failed = _paint_photos(painter, still, how) if still else 0
-        failed += _paint_clips(painter, moving, where, how) if moving else 0
+        failed += _paint_clips(painter, words, where, how) if moving else 0
     if failed:
         raise typer.Exit(1)
 
@@ -355,17 +355,16 @@ def _paint_photos(painter: "Painter", photos: Sequence[str], how: _How) -> int:
     return _conclude(plan, painted, painter.said, share, how.output, out)
 
 
-def _paint_clips(
-    painter: "Painter", clips: Sequence[Path], where: "torch.device", how: _How
-) -> int:
+def _paint_clips(painter: "Painter", words: "Words", where: "torch.device", how: _How) -> int:
     """Paint clips one after the other, and say so; how many could not be."""
     from fnst import overlap, video
 
     targets = video.targets(
-        clips, how.output, painter.label, is_batch=how.is_batch, overwrite=how.overwrite
+        words.clips, how.output, painter.label, is_batch=how.is_batch, overwrite=how.overwrite
     )
+    _say_earlier(words.earlier, sys.stdout)
     failed = painted = 0
-    for clip, target in zip(clips, targets, strict=True):
+    for clip, target in zip(words.clips, targets, strict=True):
         if target.exists() and not how.overwrite:
             print(f"done before: {target}; --overwrite paints it again")
             continue
@@ -475,8 +474,7 @@ def _conclude(
 ) -> int:
     """Say which version painted and where to look; how many could not be painted."""
     jobs, count = plan.jobs, len(painted)
-    if plan.earlier:
-        print(f"results of earlier runs, left alone: {plan.earlier}", file=out)
+    _say_earlier(plan.earlier, out)
     if plan.done:
         print(f"done before: {plan.done}; --overwrite paints them again", file=out)
     if count and len(jobs) == 1:
@@ -493,6 +491,14 @@ def _conclude(
     if count < len(jobs) and len(jobs) > 1:
         _say(ImageError(f"{len(jobs) - count} of {len(jobs)} photos could not be stylized."))
     return len(jobs) - count
+
+
+def _say_earlier(earlier: Sequence[Path], out: "TextIO") -> None:
+    """With names: somebody's own photograph may be called like a result."""
+    if earlier:
+        some = ", ".join(map(str, earlier[:3])) + (", ..." if len(earlier) > 3 else "")
+        count = f"results of earlier runs, left alone: {len(earlier)} ({some})"
+        print(f"{count}; to paint one, name it alone", file=out)
 
 
 # --- the registry ---------------------------------------------------------------------------------

@@ -158,6 +158,11 @@ def test_clips_are_told_from_pictures_and_left_out_of_folders():
     assert words.photos == ["photos", "photos/b.*", "a.png"]
     assert [str(clip) for clip in words.clips] == ["photos/b.mp4", "d.mp4"]
     assert (words.left_out, words.are_many) == (1, True)
+    assert words.earlier == [Path("photos/b-ink-v1.mp4")]
+    named = batch.told_apart(["photos/b-ink-v1.mp4", "photos/b.mp4"], is_clip)
+    assert ([*named.clips], [*named.earlier]) == ([Path("photos/b.mp4")], words.earlier)
+    assert batch.told_apart(["photos/b-ink-v1.mp4"], is_clip).clips == words.earlier
+    assert len(batch.told_apart(["d.mp4", "photos/../d.mp4"], is_clip).clips) == 1
     assert batch.told_apart(["photos"], is_clip, "photos/sea").left_out == 1
     assert batch.told_apart(["photos", "photos/sea"], is_clip).left_out == 2
     assert not batch.told_apart(["d.mp4"], is_clip).are_many
@@ -198,17 +203,49 @@ def test_results_that_lie_among_the_photos_are_not_painted_again():
     for name in ("a-ink-v1.png", "b-great-wave-v12.jpg", "sea/c-ink-v2.JPG"):
         photo(f"photos/{name}")
     found = plan("photos", output="out")
-    assert found.earlier == 3
+    assert len(found.earlier) == 3
     assert len(found.jobs) == 3
     beside = plan("photos")
-    assert (beside.earlier, beside.done, len(beside.jobs)) == (3, 1, 2)
+    assert (len(beside.earlier), beside.done, len(beside.jobs)) == (3, 1, 2)
+
+
+def test_what_a_shell_expands_is_a_batch_that_goes_on():
+    everything = ["photos/a-ink-v1.png", "photos/a.png", "photos/b.jpg"]
+    photo("photos/a-ink-v1.png")
+    found = plan(*everything)
+    assert (results(found), found.done) == (["photos/b-ink-v1.jpg"], 1)
+    assert found.earlier == [Path("photos/a-ink-v1.png")]
+    only = plan("photos/a-ink-v1.png", "photos/a.png")
+    assert (results(only), only.done) == ([], 1)
+
+
+def test_what_this_command_has_made_is_the_last_of_earlier_results():
+    for name in ("a-ink-v1.png", "b-final-v2.jpg", "b-ink-v1.jpg"):
+        photo(f"photos/{name}")
+    assert [path.name for path in plan("photos").earlier] == [
+        "b-final-v2.jpg",
+        "a-ink-v1.png",
+        "b-ink-v1.jpg",
+    ]
+
+
+def test_a_photo_that_is_named_and_found_is_painted_once():
+    for words in (["photos", "photos/b.jpg"], ["photos", "photos"], ["photos/*.*g", "photos"]):
+        assert len(plan(*words).jobs) == 3
+    [job] = plan("photos/a.png", "photos/../photos/a.png").jobs
+    assert job.target == Path("photos/a-ink-v1.png")
+
+
+def test_links_are_photos_of_their_own():
+    Path("photos/link.jpg").symlink_to("b.jpg")
+    assert "photos/link-ink-v1.jpg" in results(plan("photos"))
 
 
 def test_a_name_like_a_results_is_a_photo_without_the_one_that_it_would_come_from():
     photo("photos/model-s-v2.png")
     found = plan("photos", output="out")
     assert "out/model-s-v2-ink-v1.png" in results(found)
-    assert found.earlier == 0
+    assert not found.earlier
 
 
 def test_a_result_that_was_named_is_painted():
@@ -219,7 +256,7 @@ def test_a_result_that_was_named_is_painted():
 def test_the_folder_of_the_results_may_lie_among_the_photos():
     photo("photos/out/a-ink-v1.png")
     found = plan("photos", output="photos/out")
-    assert (found.done, found.earlier) == (1, 0)
+    assert (found.done, found.earlier) == (1, [])
     assert len(found.jobs) == 2
 
 
@@ -231,16 +268,18 @@ def test_the_folder_of_the_results_may_lie_among_the_photos():
     [
         (["photos/none*"], r"photos/none\*: there is no picture called like that"),
         (["photos/.empty"], r"photos/\.empty: there is no picture in it"),
-        (
-            ["photos/a.png", "photos/../photos/a.png"],
-            "would both become photos/../photos/a-ink-v1.png",
-        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(photos, sentence):
     Path("photos/.empty").mkdir()
     with pytest.raises(ImageError, match=sentence):
         plan(*photos)
+
+
+def test_two_photos_are_not_one_result():
+    photo("photos/sea/a.png")
+    with pytest.raises(ImageError, match=r"sea/a\.png would both become out/a-ink-v1\.png"):
+        plan("photos/a.png", "photos/sea/a.png", output="out")
 
 
 def test_no_photo_is_replaced_not_even_when_replacing_is_allowed():

@@ -214,9 +214,44 @@ def test_results_beside_their_photos_are_not_painted_again(fnst):
     fnst("stylize", "holiday")
     said = fnst("stylize", "holiday", "-m", "2")
     assert said.out.splitlines() == [
-        "results of earlier runs, left alone: 1",
+        "results of earlier runs, left alone: 1 (holiday/a-ink-v1.png); "
+        "to paint one, name it alone",
         "Stylized with ink version 2: holiday/a-ink-v2.png",
     ]
+
+
+def test_what_the_shell_expands_goes_on_and_runs_twice(fnst):
+    shutil.copy("photo.jpg", "second.jpg")
+    fnst("stylize", "photo.jpg")
+    said = fnst("stylize", "photo-ink-v1.jpg", "photo.jpg", "second.jpg")
+    assert said.out.splitlines() == [
+        "results of earlier runs, left alone: 1 (photo-ink-v1.jpg); to paint one, name it alone",
+        "done before: 1; --overwrite paints them again",
+        "Stylized with ink version 1: second-ink-v1.jpg",
+    ]
+    everything = ["photo-ink-v1.jpg", "photo.jpg", "second-ink-v1.jpg", "second.jpg"]
+    said = fnst("stylize", *everything)
+    assert said.out.splitlines()[1:] == [
+        "done before: 2; --overwrite paints them again",
+        "Nothing is left to paint.",
+    ]
+    assert "2 of 2 photos" in fnst("stylize", *everything, "--overwrite").out
+
+
+def test_a_shell_expands_one_photo_to_two_when_it_is_painted(fnst):
+    fnst("stylize", "photo.jpg")
+    said = fnst("stylize", "photo-ink-v1.jpg", "photo.jpg")
+    assert "done before: 1;" in said.out
+
+
+def test_at_most_three_results_of_earlier_runs_are_named(fnst):
+    names = ["photo.jpg", *(f"photo-ink-v{number}.jpg" for number in range(3, 8))]
+    for name in names[1:]:
+        shutil.copy("photo.jpg", name)
+    assert fnst("stylize", *names).out.startswith(
+        "results of earlier runs, left alone: 5 "
+        "(photo-ink-v3.jpg, photo-ink-v4.jpg, photo-ink-v5.jpg, ...);"
+    )
 
 
 def test_quality_and_format_are_the_readers_choice(fnst):
@@ -296,6 +331,16 @@ def test_of_several_clips_one_bad_one_stops_no_other_and_none_is_painted_twice(f
     assert again.out.splitlines() == [
         "done before: a-ink-v1.mp4; --overwrite paints it again",
         "done before: b-ink-v1.mp4; --overwrite paints it again",
+    ]
+
+
+def test_clips_that_the_shell_expands_go_on_too(fnst):
+    clip_fixtures.write(Path("a.mp4"))
+    fnst("stylize", "a.mp4")
+    said = fnst("stylize", "a-ink-v1.mp4", "a.mp4")
+    assert said.out.splitlines() == [
+        "results of earlier runs, left alone: 1 (a-ink-v1.mp4); to paint one, name it alone",
+        "done before: a-ink-v1.mp4; --overwrite paints it again",
     ]
 
 
@@ -494,7 +539,6 @@ def test_versions_and_the_photo_stand_side_by_side_on_a_sheet(fnst):
         ("stylize photo.jpg -d cuda:77", "there is no cuda:77 in this machine; use --device cpu."),
         ("stylize photo.jpg -d gpu", "expected a device such as cpu, cuda or mps, got 'gpu'."),
         ("stylize photo.jpg -o photo.jpg --overwrite", "photo.jpg is a photo to repaint itself"),
-        ("stylize photo.jpg folder/../photo.jpg", "would both become"),
         ("stylize photo.jpg -o other.png", "other.png is there already; say --overwrite"),
         ("stylize photo.jpg -o x.psd", "x.psd: expected an ending that fnst writes"),
         ("stylize *.bmp", "*.bmp: there is no picture called like that."),
