@@ -9,8 +9,9 @@ import glob
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from fnst import images
@@ -69,6 +70,8 @@ class Words:
     """For ``plan``."""
     clips: Sequence[Path]
     """Named, or matched by a pattern."""
+    below: Mapping[Path, Path]
+    """Where each clip lies in what is fixed of its pattern's folder, for ``video.targets``."""
     earlier: Sequence[Path]
     """Results of earlier runs that lie among the clips, and are none."""
     left_out: int
@@ -81,7 +84,8 @@ class Words:
 class _Photo:
     path: Path
     below: Path = Path()
-    """Where it lies in the folder that was named, so that results can lie alike."""
+    """Where it lies in the folder that was named, or in what is fixed of the pattern's, so that
+    results can lie alike."""
 
 
 def told_apart(
@@ -119,6 +123,7 @@ def told_apart(
     return Words(
         photos,
         [clip.path for clip in clips],
+        {clip.path: clip.below for clip in clips},
         earlier,
         len(left_out),
         not _is_one(words),
@@ -210,7 +215,10 @@ def _find(word: str, photos: Sequence[str], output: str | None) -> list[_Photo]:
 
 def _matches(pattern: str) -> list[_Photo]:
     names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # Path takes no absolute one
-    return [_Photo(Path(name)) for name in names if Path(name).is_file()]
+    files = [Path(name) for name in names if Path(name).is_file()]
+    *folders, _ = Path(pattern).parts
+    fixed = Path(*takewhile(lambda part: not glob.has_magic(part), folders))
+    return [_Photo(file, file.parent.relative_to(fixed)) for file in files]
 
 
 def _is_readable(path: Path) -> bool:

@@ -360,7 +360,12 @@ def _paint_clips(painter: "Painter", words: "Words", where: "torch.device", how:
     from fnst import overlap, video
 
     targets = video.targets(
-        words.clips, how.output, painter.label, is_batch=how.is_batch, overwrite=how.overwrite
+        words.clips,
+        how.output,
+        painter.label,
+        below=words.below,
+        is_batch=how.is_batch,
+        overwrite=how.overwrite,
     )
     _say_earlier(words.earlier, sys.stdout)
     failed = painted = 0

@@ -71,11 +71,23 @@ def test_several_folders_keep_their_names():
     [
         ("photos/*.*g", ["a-ink-v1.png", "b-ink-v1.jpg"]),
         ("photos/[b-z].*", ["b-ink-v1.jpg"]),
-        ("photos/**/*.JPG", ["c-ink-v1.JPG"]),
+        ("photos/**/*.JPG", ["sea/c-ink-v1.JPG"]),
+        ("photos/*/c.*", ["sea/c-ink-v1.JPG"]),
+        ("*/b.jpg", ["photos/b-ink-v1.jpg"]),
+        ("photos/../photos/s*/*", ["sea/c-ink-v1.JPG"]),
     ],
 )
 def test_a_pattern_in_quotes_is_expanded(pattern, names):
     assert results(plan(pattern, output="out")) == [f"out/{name}" for name in names]
+
+
+def test_photos_of_one_name_in_several_folders_fit_a_pattern():
+    for name in ("north/IMG_0001.jpg", "south/IMG_0001.jpg"):
+        photo(f"album/{name}")
+    assert results(plan(f"{Path.cwd()}/album/**/*.jpg", output="out")) == [
+        "out/north/IMG_0001-ink-v1.jpg",
+        "out/south/IMG_0001-ink-v1.jpg",
+    ]
 
 
 def test_a_name_that_looks_like_a_pattern_is_a_name_where_it_is_one():
@@ -168,6 +180,13 @@ def test_clips_are_told_from_pictures_and_left_out_of_folders():
     assert not batch.told_apart(["d.mp4"], is_clip).are_many
     found = plan("photos/b*", output="out", is_clip=is_clip)
     assert results(found) == ["out/b-ink-v1.jpg"]
+
+
+def test_clips_lie_below_what_is_fixed_of_their_pattern():
+    Path("photos/sea/a.mp4").write_bytes(b"")
+    Path("d.mp4").write_bytes(b"")
+    below = batch.told_apart(["photos/**/*.mp4", "d.mp4"], is_clip).below
+    assert below == {Path("photos/sea/a.mp4"): Path("sea"), Path("d.mp4"): Path()}
 
 
 def test_a_pattern_without_a_match_is_for_a_plan_to_refuse():

@@ -312,6 +312,15 @@ def test_a_pattern_finds_clips_and_a_folder_says_how_many_it_has(fnst):
     assert said.err.splitlines()[0].startswith("clips in folders, left out: 2; name them")
 
 
+def test_clips_of_one_name_in_several_folders_fit_a_pattern(fnst):
+    for name in ("in/north/a.mp4", "in/south/a.mp4"):
+        Path(name).parent.mkdir(parents=True)
+        clip_fixtures.write(Path(name), times=[0])
+    fnst("stylize", "in/**/*.mp4", "-o", "out")
+    assert Path("out/north/a-ink-v1.mp4").exists()
+    assert Path("out/south/a-ink-v1.mp4").exists()
+
+
 def test_results_of_different_masks_have_different_names(fnst):
     for name in ("left", "right"):
         Image.new("L", (2, 1)).save(f"{name}.png")
