@@ -25,7 +25,7 @@ MOST_PIPED = 2**31  # bytes; chosen by us: more than any picture, less than a mi
 RESULT = re.compile(r"-[a-z0-9]+(-[a-z0-9]+)*-v[0-9]+(-|$)")
 
 # What a photograph becomes that keeps no format of its own: small where it was small.
-CONVERTED = {".heic": ".jpg", ".heif": ".jpg"}
+CONVERTED = {".heic": ".jpg", ".heif": ".jpg", ".hif": ".jpg"}
 
 
 class OutputError(ImageError):

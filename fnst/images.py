@@ -54,7 +54,7 @@ ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "HEIF": ".jpg", "WEBP": ".webp", "TIFF
     "AVIF": ".avif",
     "BMP": ".bmp",
 }
-READABLE = {*FORMATS, ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm"}
+READABLE = {*FORMATS, ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm"}
 KEEPS_ALPHA = {"PNG", "WEBP", "TIFF", "AVIF"}
 PAPER_OF_ALPHA = (255, 255, 255)  # what shows through where a format has no alpha
 

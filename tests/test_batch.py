@@ -58,6 +58,11 @@ def test_a_folder_is_mirrored_in_the_order_of_names_without_what_is_hidden():
     ]
 
 
+def test_a_folder_may_hold_what_cameras_call_hif():
+    photo("photos/sea/d.png").rename("photos/sea/D.HIF")
+    assert results(plan("photos/sea")) == ["photos/sea/D-ink-v1.jpg", "photos/sea/c-ink-v1.JPG"]
+
+
 def test_several_folders_keep_their_names():
     photo("more/a.png")
     assert results(plan("photos/sea", "more", output="out")) == [
@@ -100,7 +105,8 @@ def test_what_has_no_format_of_its_own_is_converted_and_keeps_out_of_others_way(
     found = plan("photos/a.png", "photos/a.ppm", output="out")
     assert results(found) == ["out/a-ink-v1.png", "out/a.ppm-ink-v1.png"]
     assert [job.is_converted for job in found.jobs] == [False, True]
-    assert plan("photos/x.heic").jobs[0].ending == ".jpg"
+    for ending in (".heic", ".heif", ".hif", ".HIF"):
+        assert plan(f"photos/x{ending}").jobs[0].ending == ".jpg"
 
 
 def test_the_ending_of_the_output_is_the_format():

@@ -473,6 +473,15 @@ def test_programs_and_drawings_are_no_pictures(content):
         only(content, name="a.jpg")
 
 
+def test_heif_is_told_by_its_content(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    grey = np.full((12, 16, 3), 40_000, np.uint16)
+    photo = tmp_path / "DSC0001.HIF"
+    with photo.open("wb") as file:  # ten bits, as cameras write them
+        heif.encode("RGB;16", (16, 12), grey.tobytes(), file)
+    assert only(photo).picture.rgb.shape == (1, 3, 12, 16)
+
+
 def test_heic_says_which_package_reads_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(ImageError, match=r"a\.heic: to read HEIC takes another package: pip"):
