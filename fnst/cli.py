@@ -229,7 +229,9 @@ def stylize(
     ] = False,
     quality: Annotated[
         int | None,
-        typer.Option("--quality", "-q", min=1, max=100, help="Of JPEG, WebP and AVIF results."),
+        typer.Option(
+            "--quality", "-q", min=1, max=100, help="Of JPEG, WebP and AVIF results, and of clips."
+        ),
     ] = None,
     allow_huge: Annotated[
         bool,
@@ -357,7 +359,7 @@ def _paint_photos(painter: "Painter", photos: Sequence[str], how: _How) -> int:
 
 def _paint_clips(painter: "Painter", words: "Words", where: "torch.device", how: _How) -> int:
     """Paint clips one after the other, and say so; how many could not be."""
-    from fnst import overlap, video
+    from fnst import overlap, reels, video
 
     targets = video.targets(
         words.clips,
@@ -382,6 +384,7 @@ def _paint_clips(painter: "Painter", words: "Words", where: "torch.device", how:
                 made_by=painter.made_of,
                 device=where,
                 steady=how.steady,
+                quality=reels.rate_factor(how.quality) if how.quality else reels.QUALITY,
                 overwrite=how.overwrite,
             )
         except KeyboardInterrupt:

@@ -281,6 +281,16 @@ def test_a_clip_is_painted_and_keeps_its_sound(fnst):
     assert fnst("stylize", "clip.mp4", "-o", "out", "--overwrite").out
 
 
+def test_the_quality_of_a_clip_is_the_readers_choice(fnst):
+    clip_fixtures.write(Path("clip.mp4"))
+    for quality in (5, 95):
+        fnst("stylize", "clip.mp4", "-o", f"{quality}.mp4", "--quality", quality)
+    fnst("stylize", "clip.mp4", "-o", "unsaid.mp4")
+    least, most, unsaid = (Path(f"{name}.mp4").stat().st_size for name in ("5", "95", "unsaid"))
+    assert least * 1.2 < most
+    assert unsaid == pytest.approx(most, rel=0.02)
+
+
 def test_without_pyav_a_clip_says_what_to_install(fnst, monkeypatch):
     clip_fixtures.write(Path("clip.mp4"))
     monkeypatch.setitem(sys.modules, "av", None)
