@@ -235,7 +235,11 @@ def stylize(
     ] = None,
     allow_huge: Annotated[
         bool,
-        typer.Option("--allow-huge", help="Read pictures above 250 megapixels or 10,000 frames."),
+        typer.Option(
+            "--allow-huge",
+            help="Take pictures above 250 megapixels or 10,000 frames, as photo or mask or "
+            "for small strokes.",
+        ),
     ] = False,
     steady: Annotated[
         bool,
@@ -267,7 +271,7 @@ def stylize(
     _check_one_way({"--model-version": numbers, "--alias": alias, "--blend": blend})
     _check_one_way({"--style": style, "--blend": blend})
     _check_project()
-    from fnst import batch, clips, controls, memory, progress, studio
+    from fnst import batch, clips, controls, images, memory, originals, progress, studio
     from fnst.stylize import device as find_device
 
     words = batch.told_apart(photos, clips.is_clip, output)
@@ -276,6 +280,7 @@ def stylize(
     if moving and (compare or len(versions) > 1):
         raise typer.BadParameter("sheets are for pictures; paint clips with one version each")
     where = find_device(device)
+    most_pixels = originals.NO_LIMIT if allow_huge else images.MOST_PIXELS
     with nullcontext() if words.are_many else progress.watch_if_long("stylizing") as tell:
         painter = studio.painter(
             [controls.ingredients(blend)] if blend else [[version] for version in versions],
@@ -283,8 +288,9 @@ def stylize(
                 stroke_size=stroke_size,
                 strength=strength,
                 keep_colors=keep_colors,
-                mask=controls.load_mask(mask) if mask else None,
+                mask=controls.load_mask(mask, most_pixels) if mask else None,
                 mask_name=f"mask-{mask.stem}" if mask else "",
+                most_pixels=most_pixels,
             ),
             where,
             max_memory=memory.parse(max_memory) if max_memory else memory.budget(where),

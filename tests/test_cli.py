@@ -508,6 +508,18 @@ def test_a_large_picture_says_how_far_it_is_when_it_is_the_only_one(fnst, monkey
     assert "stylizing" in fnst("stylize", "large.png", "--overwrite", *in_strips).err
 
 
+def test_huge_masks_and_small_strokes_are_taken_when_that_is_asked_for(fnst, monkeypatch):
+    monkeypatch.setattr("fnst.images.MOST_PIXELS", 800)
+    Image.new("L", (30, 30)).save("mask.png")
+    assert (
+        "mask.png: expected at most"
+        in fnst("stylize", "other.png", "--mask", "mask.png", code=1).err
+    )
+    small = ("stylize", "other.png", "--stroke-size", "0.5", "-o", "small.png")
+    assert "or say --allow-huge" in fnst(*small, code=1).err
+    fnst(*small, "--mask", "mask.png", "--allow-huge")
+
+
 def test_strength_0_and_a_black_mask_leave_the_photo_as_it_was(fnst):
     Image.new("L", (2, 1)).save("black.png")
     fnst("stylize", "other.png", "--strength", "0", "-o", "a.png")
