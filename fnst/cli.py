@@ -345,7 +345,13 @@ def _paint_photos(painter: "Painter", photos: Sequence[str], how: _How) -> int:
     except batch.OutputError as error:
         raise typer.BadParameter(str(error)) from error
     paint = overlap.Stopwatch(painter.paint)
-    finished = overlap.run(paint, plan.jobs, quality=how.quality, allow_huge=how.allow_huge)
+    finished = overlap.run(
+        paint,
+        plan.jobs,
+        quality=how.quality,
+        allow_huge=how.allow_huge,
+        keeps_size=painter.keeps_size,
+    )
     painted: list[Job] = []
     out = _where_to_talk(plan)
     began = time.perf_counter()

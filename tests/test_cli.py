@@ -555,6 +555,13 @@ def test_versions_and_the_photo_stand_side_by_side_on_a_sheet(fnst):
         assert np.abs(sheet[34:55, left : left + 34] - pixels(name)).max() <= 1
 
 
+def test_what_is_too_large_for_a_format_is_not_too_large_for_a_sheet(fnst):
+    Image.new("RGB", (16_384, 1)).save("long.png")
+    said = fnst("stylize", "long.png", "-o", "long.webp", "--strength", "0", code=1)
+    assert "long.png: expected at most 16,383 pixels a side" in said.err
+    fnst("stylize", "long.png", "-o", "long.webp", "--strength", "0", "--compare")
+
+
 # --- what goes wrong is one sentence --------------------------------------------------------------
 
 

@@ -492,3 +492,15 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     with pytest.raises(ImageError, match="expected a file, got a pipe or a device"):
         only(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("kind", sorted(results.MOST_PIXELS_A_SIDE))
+def test_a_format_holds_as_many_pixels_a_side_as_is_said(kind):
+    ending, most = images.ENDINGS.get(kind, ".jpg"), results.MOST_PIXELS_A_SIDE[kind]
+    largest, larger = (images.Picture(torch.zeros(1, 3, 2, n)) for n in (most, most + 1))
+    results.check_sides(largest, ending, "a")
+    written = io.BytesIO()
+    results.write(written, ending, iter([originals.Frame(largest, originals.About())]))
+    assert only(written.getvalue()).picture.rgb.shape[3] == most
+    with pytest.raises(ImageError, match=f"at most {most:,} pixels a side"):
+        results.check_sides(larger, ending, "a")
