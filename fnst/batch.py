@@ -109,7 +109,7 @@ def told_apart(
             within += _walk(path, Path(), output, is_clip)
             photos.append(word)
         elif _is_pattern(word):
-            matches = _matches(word)
+            matches = _matches(word, output)
             found = [photo for photo in matches if is_clip(photo.path)]
             moving += found
             if len(found) < len(matches) or not found:
@@ -204,7 +204,7 @@ def _find(word: str, photos: Sequence[str], output: str | None) -> list[_Photo]:
         below = Path(path.resolve().name) if len(folders) > 1 else Path()
         found = list(_walk(path, below, output))
     elif _is_pattern(word):
-        found = _matches(word)
+        found = _matches(word, output)
     else:
         return [_Photo(path)]
     if not found:
@@ -213,12 +213,21 @@ def _find(word: str, photos: Sequence[str], output: str | None) -> list[_Photo]:
     return found
 
 
-def _matches(pattern: str) -> list[_Photo]:
+def _matches(pattern: str, output: str | None) -> list[_Photo]:
+    """The files that fit a pattern; none of the folder of the results if that lies among them."""
     names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # Path takes no absolute one
     files = [Path(name) for name in names if Path(name).is_file()]
     *folders, _ = Path(pattern).parts
     fixed = Path(*takewhile(lambda part: not glob.has_magic(part), folders))
-    return [_Photo(file, file.parent.relative_to(fixed)) for file in files]
+    found = [_Photo(file, file.parent.relative_to(fixed)) for file in files]
+    results = _folder_of_results(output)
+    if results is None or fixed.resolve() not in results.parents:
+        return found
+    return [each for each in found if not each.path.parent.resolve().is_relative_to(results)]
+
+
+def _folder_of_results(output: str | None) -> Path | None:
+    return None if output in (None, PIPE) else Path(str(output)).resolve()
 
 
 def _is_readable(path: Path) -> bool:
@@ -235,7 +244,7 @@ def _walk(
 
     The folder of the results may be one of them, and is left out.
     """
-    results = None if output in (None, PIPE) else Path(str(output)).resolve()
+    results = _folder_of_results(output)
     for place, folders, names in os.walk(folder):
         here = Path(place)
         folders[:] = sorted(

@@ -285,6 +285,15 @@ def test_the_folder_of_the_results_may_lie_among_the_photos():
     assert len(found.jobs) == 2
 
 
+def test_so_it_may_for_a_pattern_and_it_may_be_the_folder_of_the_photos():
+    photo("photos/sea/out/a-ink-v1.png")
+    photo("photos/sea/out/deep/a-ink-v1.png")
+    found = plan("photos/**/*.*[gG]", output="photos/sea/out")
+    assert found.done == 1
+    assert results(found) == ["photos/sea/out/b-ink-v1.jpg", "photos/sea/out/sea/c-ink-v1.JPG"]
+    assert results(plan("photos/sea/*.JPG", output="photos/sea")) == ["photos/sea/c-ink-v1.JPG"]
+
+
 # --- what is refused ------------------------------------------------------------------------------
 
 
