@@ -804,7 +804,8 @@ def export(
         Format, typer.Option("--format", "-f", help="Of the file; there is one as yet.")
     ] = Format.onnx,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file.")
+        str | None,
+        typer.Option("--output", "-o", metavar="PATH", help="The file, or a folder for it."),
     ] = None,
     pixels: Annotated[
         Pixels, typer.Option(help="uint8 from 0 to 255, as decoders give them, or float, 0 to 1.")
@@ -827,7 +828,9 @@ def export(
     from fnst import studio
 
     model, trained = studio.load(style, number, alias)
-    target = output or Path(f"{model.style}-v{model.number}.{format.value}")
+    target = Path(output or "")
+    if target.is_dir() or (output or "").endswith(os.sep):
+        target /= f"{model.style}-v{model.number}.{format.value}"
     if target.exists() and not overwrite:
         raise FnstError(f"{target} is there already; say --overwrite to replace it.")
     exporting.write(

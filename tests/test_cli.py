@@ -413,6 +413,15 @@ def test_a_version_is_exported_and_nothing_is_overwritten_unasked(fnst):
     fnst("export", "-m", 1, "-o", "ink-v2.onnx", "--overwrite")
 
 
+@pytest.mark.parametrize("folder", ["folder", "new/deep/"])
+def test_a_version_is_exported_into_a_folder(fnst, folder):
+    result = Path(folder, "ink-v1.onnx")
+    assert fnst("export", "-o", folder).out == f"ink version 1: {result}\n"
+    assert result.is_file()
+    assert f"{result} is there already" in fnst("export", "-o", folder, code=1).err
+    fnst("export", "-o", folder, "--overwrite")
+
+
 @pytest.mark.parametrize("name", ["-dash.png", "two words é 日本.png"])
 def test_any_filename_will_do(fnst, name):
     shutil.copy("other.png", f"./{name}")
