@@ -1,15 +1,16 @@
 """Which pictures are to be painted, where their results go, and what is done already.
 
-A photograph is named, or found: in a folder, with all that lie below it, or by a pattern. What is
-found is treated leniently: results of earlier runs are not painted again, what is done is not done
-twice, and so an interrupted batch goes on where it stopped.
+A photograph is named, or found: in a folder, with all that lie below it, or by a pattern, which may
+be the shell's. One that is named alone is painted. Of many, results of earlier runs are not painted
+again, what is done is not done twice, and so an interrupted batch goes on where it stopped.
 """
 
 import glob
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 
 from fnst import images
@@ -23,7 +24,7 @@ MOST_PIPED = 2**31  # bytes; chosen by us: more than any picture, less than a mi
 RESULT = re.compile(r"-[a-z0-9]+(-[a-z0-9]+)*-v[0-9]+(-|$)")
 
 # What a photograph becomes that keeps no format of its own: small where it was small.
-CONVERTED = {".heic": ".jpg", ".heif": ".jpg"}
+CONVERTED = {".heic": ".jpg", ".heif": ".jpg", ".hif": ".jpg"}
 
 
 class OutputError(ImageError):
@@ -56,8 +57,8 @@ class Plan:
     jobs: Sequence[Job]
     done: int = 0
     """So many results are there already."""
-    earlier: int = 0
-    """So many results of earlier runs lie among the photographs, and are none."""
+    earlier: Sequence[Path] = ()
+    """Results of earlier runs that lie among the photographs, and are none."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ class Words:
     """For ``plan``."""
     clips: Sequence[Path]
     """Named, or matched by a pattern."""
+    below: Mapping[Path, Path]
+    """Where each clip lies in what is fixed of its pattern's folder, for ``video.targets``."""
+    earlier: Sequence[Path]
+    """Results of earlier runs that lie among the clips, and are none."""
     left_out: int
     """So many other clips lie in the folders."""
     are_many: bool
@@ -78,8 +83,8 @@ class Words:
 class _Photo:
     path: Path
     below: Path = Path()
-    """Where it lies in the folder that was named, so that results can lie alike."""
-    is_found: bool = False
+    """Where it lies in the folder that was named, or in what is fixed of the pattern's, so that
+    results can lie alike."""
 
 
 def told_apart(
@@ -95,7 +100,7 @@ def told_apart(
         output: where results go, as for ``plan``.
     """
     photos: list[str] = []
-    clips: list[Path] = []
+    moving: list[_Photo] = []
     within: list[_Photo] = []
     for word in words:
         path = Path(word)
@@ -103,18 +108,25 @@ def told_apart(
             within += _walk(path, Path(), output, is_clip)
             photos.append(word)
         elif _is_pattern(word):
-            matches = _matches(word)
+            matches = _matches(word, output)
             found = [photo for photo in matches if is_clip(photo.path)]
-            clips += [photo.path for photo in _without_results(found)[0]]
+            moving += found
             if len(found) < len(matches) or not found:
                 photos.append(word)
         elif is_clip(path):
-            clips.append(path)
+            moving.append(_Photo(path))
         else:
             photos.append(word)
-    named = {clip.resolve(): clip for clip in reversed(clips)}
-    left_out = {photo.path.resolve() for photo in _without_results(within)[0]} - named.keys()
-    return Words(photos, list(reversed(named.values())), len(left_out), not _is_one(words))
+    clips, earlier = _without_results(_once(moving))
+    left_out = _places(_without_results(within)[0]).keys() - _places(clips).keys()
+    return Words(
+        photos,
+        [clip.path for clip in clips],
+        {clip.path: clip.below for clip in clips},
+        earlier,
+        len(left_out),
+        not _is_one(words),
+    )
 
 
 def plan(
@@ -134,7 +146,7 @@ def plan(
         output: a file for one photograph, a folder for any number, ``-``, or None, which is beside
             each.
         label: what a result is called after its photograph, such as ``ink-v3``.
-        is_clip: whether a file that matches a pattern is a clip, and no picture.
+        is_clip: whether a file is a clip, and no picture.
         is_batch: whether clips are painted, too.
         overwrite: whether results may be replaced.
         piped: gives what is piped in; asked only if ``-`` is among the photos.
@@ -148,9 +160,9 @@ def plan(
         for word in photos
         if word != PIPE
         for photo in _find(word, photos, output)
-        if not (photo.is_found and is_clip(photo.path))
+        if not is_clip(photo.path)
     ]
-    fresh, earlier = _without_results(found)
+    fresh, earlier = _without_results(_once(found))
     jobs = _jobs(fresh, output, label, is_one=_is_one(photos))
     if PIPE in photos:
         jobs.append(_piped(piped(), output, label, is_one=_is_one(photos)))
@@ -158,11 +170,11 @@ def plan(
         raise OutputError(f"--output - takes one result, but there are {len(jobs)} photos")
     _check_nothing_is_lost(jobs)
     there = [] if overwrite else [job for job in jobs if job.target and job.target.exists()]
-    if there:
-        is_batch = is_batch or len(jobs) > 1 or bool(fresh and fresh[0].is_found)
-        _check_done(there, is_batch=is_batch)
+    _check_done(there, is_batch=is_batch or not _is_one(photos))
     todo = tuple(job for job in jobs if job not in there)
-    return Plan(todo, done=len(there), earlier=earlier)
+    # Those that this very command has made, or will make, surprise nobody: they come last.
+    ours = {job.target for job in jobs}
+    return Plan(todo, len(there), sorted(earlier, key=lambda path: path in ours))
 
 
 def make_folder(folder: Path) -> None:
@@ -191,7 +203,7 @@ def _find(word: str, photos: Sequence[str], output: str | None) -> list[_Photo]:
         below = Path(path.resolve().name) if len(folders) > 1 else Path()
         found = list(_walk(path, below, output))
     elif _is_pattern(word):
-        found = _matches(word)
+        found = _matches(word, output)
     else:
         return [_Photo(path)]
     if not found:
@@ -200,9 +212,21 @@ def _find(word: str, photos: Sequence[str], output: str | None) -> list[_Photo]:
     return found
 
 
-def _matches(pattern: str) -> list[_Photo]:
+def _matches(pattern: str, output: str | None) -> list[_Photo]:
+    """The files that fit a pattern; none of the folder of the results if that lies among them."""
     names = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207  # Path takes no absolute one
-    return [_Photo(Path(name), is_found=True) for name in names if Path(name).is_file()]
+    files = [Path(name) for name in names if Path(name).is_file()]
+    *folders, _ = Path(pattern).parts
+    fixed = Path(*takewhile(lambda part: not glob.has_magic(part), folders))
+    found = [_Photo(file, file.parent.relative_to(fixed)) for file in files]
+    results = _folder_of_results(output)
+    if results is None or fixed.resolve() not in results.parents:
+        return found
+    return [each for each in found if not each.path.parent.resolve().is_relative_to(results)]
+
+
+def _folder_of_results(output: str | None) -> Path | None:
+    return None if output in (None, PIPE) else Path(str(output)).resolve()
 
 
 def _is_readable(path: Path) -> bool:
@@ -219,7 +243,7 @@ def _walk(
 
     The folder of the results may be one of them, and is left out.
     """
-    results = None if output in (None, PIPE) else Path(str(output)).resolve()
+    results = _folder_of_results(output)
     for place, folders, names in os.walk(folder):
         here = Path(place)
         folders[:] = sorted(
@@ -227,17 +251,40 @@ def _walk(
         )
         for name in sorted(names):
             if name[0] != "." and is_wanted(here / name):
-                yield _Photo(here / name, below / here.relative_to(folder), is_found=True)
+                yield _Photo(here / name, below / here.relative_to(folder))
 
 
-def _without_results(photos: Sequence[_Photo]) -> tuple[list[_Photo], int]:
-    """Without what an earlier run painted from a photograph that lies beside it, and how many."""
+def _once(photos: Iterable[_Photo]) -> list[_Photo]:
+    """Each file once, as it was first named or matched."""
+    return list(_places(photos).values())
+
+
+def _places(photos: Iterable[_Photo]) -> dict[Path, _Photo]:
+    """Where files lie, whatever way leads there; links among the files are files of their own."""
+    places: dict[Path, _Photo] = {}
+    for photo in photos:
+        places.setdefault(photo.path.parent.resolve() / photo.path.name, photo)
+    return places
+
+
+def _without_results(photos: Sequence[_Photo]) -> tuple[list[_Photo], list[Path]]:
+    """Without what an earlier run painted from a photograph that lies beside it; and these.
+
+    Whether they were named does not matter: a shell names them where it expands a pattern. One that
+    is named alone has no photograph beside it.
+    """
     names: dict[Path, set[str]] = {}
     for photo in photos:
         beside = names.setdefault(photo.path.parent, set())
         beside |= {photo.path.stem, photo.path.name}
-    fresh = [p for p in photos if not (p.is_found and _is_result(p.path, names[p.path.parent]))]
-    return fresh, len(photos) - len(fresh)
+    fresh: list[_Photo] = []
+    earlier: list[Path] = []
+    for photo in photos:
+        if _is_result(photo.path, names[photo.path.parent]):
+            earlier.append(photo.path)
+        else:
+            fresh.append(photo)
+    return fresh, earlier
 
 
 def _is_result(path: Path, beside: set[str]) -> bool:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     import torch
 
-    from fnst.batch import Job, Plan
+    from fnst.batch import Job, Plan, Words
     from fnst.overlap import Done
     from fnst.progress import Update
     from fnst.studio import Painter
@@ -229,11 +229,17 @@ def stylize(
     ] = False,
     quality: Annotated[
         int | None,
-        typer.Option("--quality", "-q", min=1, max=100, help="Of JPEG, WebP and AVIF results."),
+        typer.Option(
+            "--quality", "-q", min=1, max=100, help="Of JPEG, WebP and AVIF results, and of clips."
+        ),
     ] = None,
     allow_huge: Annotated[
         bool,
-        typer.Option("--allow-huge", help="Read pictures above 250 megapixels or 10,000 frames."),
+        typer.Option(
+            "--allow-huge",
+            help="Take pictures above 250 megapixels or 10,000 frames, as photo or mask or "
+            "for small strokes.",
+        ),
     ] = False,
     steady: Annotated[
         bool,
@@ -265,7 +271,7 @@ def stylize(
     _check_one_way({"--model-version": numbers, "--alias": alias, "--blend": blend})
     _check_one_way({"--style": style, "--blend": blend})
     _check_project()
-    from fnst import batch, clips, controls, memory, progress, studio
+    from fnst import batch, clips, controls, images, memory, originals, progress, studio
     from fnst.stylize import device as find_device
 
     words = batch.told_apart(photos, clips.is_clip, output)
@@ -274,6 +280,7 @@ def stylize(
     if moving and (compare or len(versions) > 1):
         raise typer.BadParameter("sheets are for pictures; paint clips with one version each")
     where = find_device(device)
+    most_pixels = originals.NO_LIMIT if allow_huge else images.MOST_PIXELS
     with nullcontext() if words.are_many else progress.watch_if_long("stylizing") as tell:
         painter = studio.painter(
             [controls.ingredients(blend)] if blend else [[version] for version in versions],
@@ -281,8 +288,9 @@ def stylize(
                 stroke_size=stroke_size,
                 strength=strength,
                 keep_colors=keep_colors,
-                mask=controls.load_mask(mask) if mask else None,
+                mask=controls.load_mask(mask, most_pixels) if mask else None,
                 mask_name=f"mask-{mask.stem}" if mask else "",
+                most_pixels=most_pixels,
             ),
             where,
             max_memory=memory.parse(max_memory) if max_memory else memory.budget(where),
@@ -302,7 +310,7 @@ def stylize(
             how_many = f"clips in folders, left out: {words.left_out}"
             print(f"{how_many}; name them, or a pattern such as '*.mp4'", file=sys.stderr)
         failed = _paint_photos(painter, still, how) if still else 0
-        failed += _paint_clips(painter, moving, where, how) if moving else 0
+        failed += _paint_clips(painter, words, where, how) if moving else 0
     if failed:
         raise typer.Exit(1)
 
@@ -337,7 +345,13 @@ def _paint_photos(painter: "Painter", photos: Sequence[str], how: _How) -> int:
     except batch.OutputError as error:
         raise typer.BadParameter(str(error)) from error
     paint = overlap.Stopwatch(painter.paint)
-    finished = overlap.run(paint, plan.jobs, quality=how.quality, allow_huge=how.allow_huge)
+    finished = overlap.run(
+        paint,
+        plan.jobs,
+        quality=how.quality,
+        allow_huge=how.allow_huge,
+        keeps_size=painter.keeps_size,
+    )
     painted: list[Job] = []
     out = _where_to_talk(plan)
     began = time.perf_counter()
@@ -355,17 +369,21 @@ def _paint_photos(painter: "Painter", photos: Sequence[str], how: _How) -> int:
     return _conclude(plan, painted, painter.said, share, how.output, out)
 
 
-def _paint_clips(
-    painter: "Painter", clips: Sequence[Path], where: "torch.device", how: _How
-) -> int:
+def _paint_clips(painter: "Painter", words: "Words", where: "torch.device", how: _How) -> int:
     """Paint clips one after the other, and say so; how many could not be."""
-    from fnst import overlap, video
+    from fnst import overlap, reels, video
 
     targets = video.targets(
-        clips, how.output, painter.label, is_batch=how.is_batch, overwrite=how.overwrite
+        words.clips,
+        how.output,
+        painter.label,
+        below=words.below,
+        is_batch=how.is_batch,
+        overwrite=how.overwrite,
     )
+    _say_earlier(words.earlier, sys.stdout)
     failed = painted = 0
-    for clip, target in zip(clips, targets, strict=True):
+    for clip, target in zip(words.clips, targets, strict=True):
         if target.exists() and not how.overwrite:
             print(f"done before: {target}; --overwrite paints it again")
             continue
@@ -378,6 +396,7 @@ def _paint_clips(
                 made_by=painter.made_of,
                 device=where,
                 steady=how.steady,
+                quality=reels.rate_factor(how.quality) if how.quality else reels.QUALITY,
                 overwrite=how.overwrite,
             )
         except KeyboardInterrupt:
@@ -475,8 +494,7 @@ def _conclude(
 ) -> int:
     """Say which version painted and where to look; how many could not be painted."""
     jobs, count = plan.jobs, len(painted)
-    if plan.earlier:
-        print(f"results of earlier runs, left alone: {plan.earlier}", file=out)
+    _say_earlier(plan.earlier, out)
     if plan.done:
         print(f"done before: {plan.done}; --overwrite paints them again", file=out)
     if count and len(jobs) == 1:
@@ -493,6 +511,14 @@ def _conclude(
     if count < len(jobs) and len(jobs) > 1:
         _say(ImageError(f"{len(jobs) - count} of {len(jobs)} photos could not be stylized."))
     return len(jobs) - count
+
+
+def _say_earlier(earlier: Sequence[Path], out: "TextIO") -> None:
+    """With names: somebody's own photograph may be called like a result."""
+    if earlier:
+        some = ", ".join(map(str, earlier[:3])) + (", ..." if len(earlier) > 3 else "")
+        count = f"results of earlier runs, left alone: {len(earlier)} ({some})"
+        print(f"{count}; to paint one, name it alone", file=out)
 
 
 # --- the registry ---------------------------------------------------------------------------------
@@ -778,7 +804,8 @@ def export(
         Format, typer.Option("--format", "-f", help="Of the file; there is one as yet.")
     ] = Format.onnx,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", metavar="FILE", help="The file.")
+        str | None,
+        typer.Option("--output", "-o", metavar="PATH", help="The file, or a folder for it."),
     ] = None,
     pixels: Annotated[
         Pixels, typer.Option(help="uint8 from 0 to 255, as decoders give them, or float, 0 to 1.")
@@ -801,7 +828,9 @@ def export(
     from fnst import studio
 
     model, trained = studio.load(style, number, alias)
-    target = output or Path(f"{model.style}-v{model.number}.{format.value}")
+    target = Path(output or "")
+    if target.is_dir() or (output or "").endswith(os.sep):
+        target /= f"{model.style}-v{model.number}.{format.value}"
     if target.exists() and not overwrite:
         raise FnstError(f"{target} is there already; say --overwrite to replace it.")
     exporting.write(

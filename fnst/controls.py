@@ -63,6 +63,7 @@ class Controls:
     keep_colors: bool = False
     mask: Mask | None = None
     mask_name: str = "masked"  # in names of results
+    most_pixels: int = images.MOST_PIXELS  # of what small strokes take to paint
 
     def __post_init__(self) -> None:
         _check("strength", self.strength, 0.0, STRONGEST)
@@ -87,7 +88,8 @@ def compose(paints: Sequence[tuple[Paint, float]], controls: Controls) -> Paint:
         paints: what is blended, each with its weight; mostly one.
         controls: how to steer it.
     """
-    paint = blend([(stroke_size(p, controls.stroke_size), weight) for p, weight in paints])
+    stroked = partial(stroke_size, size=controls.stroke_size, most_pixels=controls.most_pixels)
+    paint = blend([(stroked(p), weight) for p, weight in paints])
     paint = strength(paint, controls.strength)
     if controls.keep_colors:
         paint = keep_colors(paint)
@@ -166,7 +168,7 @@ def _lightness(image: Image) -> tuple[float, float]:
 # --- strokes --------------------------------------------------------------------------------------
 
 
-def stroke_size(paint: Paint, size: float) -> Paint:
+def stroke_size(paint: Paint, size: float, most_pixels: int = images.MOST_PIXELS) -> Paint:
     """Paint with strokes that are ``size`` times as large; the picture's size stays.
 
     A network's strokes have a size in pixels. So it paints a picture that is so many times smaller,
@@ -178,7 +180,7 @@ def stroke_size(paint: Paint, size: float) -> Paint:
     def repaint(photo: Image) -> Image:
         h, w = photo.shape[-2:]
         inner = max(1, round(h / size)), max(1, round(w / size))
-        _check_pixels(inner, size)
+        _check_pixels(inner, size, most_pixels)
         painted = _resize(paint(_resize(photo, inner)), (h, w))
         if size < 1:
             return painted
@@ -204,12 +206,12 @@ def _pooled(pool: Callable[..., Tensor], image: Floats, radius: int, **options: 
     return pool(down, (1, side), 1, (0, radius), **options)
 
 
-def _check_pixels(shape: tuple[int, int], size: float) -> None:
+def _check_pixels(shape: tuple[int, int], size: float, most_pixels: int) -> None:
     h, w = shape
-    if h * w > images.MOST_PIXELS:
+    if h * w > most_pixels:
         raise ImageError(
-            f"expected a stroke size that takes at most {images.MOST_PIXELS / 1e6:.0f} megapixels "
-            f"to paint, got {size:g}, which takes {w}x{h}; choose a larger one."
+            f"expected a stroke size that takes at most {most_pixels / 1e6:.0f} megapixels to "
+            f"paint, got {size:g}, which takes {w}x{h}; choose a larger one, or say --allow-huge."
         )
 
 
@@ -295,13 +297,13 @@ def masked(paint: Paint, mask: Mask) -> Paint:
     return repaint
 
 
-def load_mask(path: Path) -> Mask:
+def load_mask(path: Path, most_pixels: int = images.MOST_PIXELS) -> Mask:
     """A picture's brightness as a mask, turned as its EXIF says; what is clear counts as black.
 
     Raises:
-        ImageError: when it cannot be read.
+        ImageError: when it cannot be read, or has more than ``most_pixels``.
     """
-    picture = images.load(path)
+    picture = images.load(path, most_pixels=most_pixels)
     brightness = picture.rgb.mean(1, keepdim=True)
     if picture.alpha is not None:
         brightness *= picture.alpha

@@ -53,7 +53,7 @@ ENDINGS = {"JPEG": ".jpg", "MPO": ".jpg", "HEIF": ".jpg", "WEBP": ".webp", "TIFF
     "AVIF": ".avif",
     "BMP": ".bmp",
 }
-READABLE = {*FORMATS, ".heic", ".heif", ".ppm", ".pgm", ".pbm", ".pnm"}
+READABLE = {*FORMATS, ".heic", ".heif", ".hif", ".ppm", ".pgm", ".pbm", ".pnm"}
 KEEPS_ALPHA = {"PNG", "WEBP", "TIFF", "AVIF"}
 PAPER_OF_ALPHA = (255, 255, 255)  # what shows through where a format has no alpha
 
@@ -102,13 +102,16 @@ class Picture:
     """Bits a colour: 16 where the file had them."""
 
 
-def load(source: Path | bytes, *, name: str | None = None) -> Picture:
+def load(
+    source: Path | bytes, *, name: str | None = None, most_pixels: int = MOST_PIXELS
+) -> Picture:
     """Read a picture: turned as its EXIF says, converted to sRGB, alpha set apart.
 
     Raises:
-        ImageError: when it is missing, damaged, no picture, or larger than 250 megapixels.
+        ImageError: when it is missing, damaged or no picture; its HugeError, when it has more than
+            ``most_pixels``.
     """
-    picture = read(source, name=name)
+    picture = read(source, name=name, most_pixels=most_pixels)
     alpha = picture.alpha
     return Picture(
         to_floats(picture.rgb), None if alpha is None else to_floats(alpha), picture.depth
@@ -121,7 +124,7 @@ def read(
     """As ``load``, in levels from 0 to 255; in floats if the file has 16 bits a colour.
 
     Raises:
-        ImageError: as ``load`` does; its HugeError, when it has more than ``most_pixels``.
+        ImageError: as ``load`` does.
     """
     with Door(source, name=name, most_pixels=most_pixels) as image:
         if not is_deep(image):

@@ -65,7 +65,12 @@ class Stopwatch(Generic[Photo]):
 
 
 def run(
-    paint: Painter, jobs: Sequence[Job], *, quality: int | None = None, allow_huge: bool = False
+    paint: Painter,
+    jobs: Sequence[Job],
+    *,
+    quality: int | None = None,
+    allow_huge: bool = False,
+    keeps_size: bool = True,
 ) -> Iterator[Done]:
     """Paint pictures one after the other; each job that is over, in their order.
 
@@ -76,8 +81,10 @@ def run(
         jobs: what is to be painted.
         quality: of lossy results, 1 to 100; visually lossless if None.
         allow_huge: whether pictures may have as many pixels and frames as they like.
+        keeps_size: whether what is painted is as large as its photograph; one that is too large for
+            the format of its result is then refused before it is painted, and not after.
     """
-    line = _Line(jobs, quality, allow_huge=allow_huge)
+    line = _Line(jobs, quality, allow_huge=allow_huge, keeps_size=keeps_size)
     threads = [
         threading.Thread(target=_until_stopped, args=(work,), daemon=True)
         for work in (line.read_all, line.write_all)
@@ -160,8 +167,11 @@ class _Item:
 class _Line:
     """The three loops, and what lies between them."""
 
-    def __init__(self, jobs: Sequence[Job], quality: int | None, *, allow_huge: bool) -> None:
-        self.jobs, self.quality, self.allow_huge = jobs, quality, allow_huge
+    def __init__(
+        self, jobs: Sequence[Job], quality: int | None, *, allow_huge: bool, keeps_size: bool
+    ) -> None:
+        self.jobs, self.quality = jobs, quality
+        self.allow_huge, self.keeps_size = allow_huge, keeps_size
         self.stop = threading.Event()
         self.room = _Room(self.stop)
         self.taken = 0  # of the room, by the frame that is being decoded
@@ -206,6 +216,8 @@ class _Line:
         )
         try:
             for frame in found:
+                if self.keeps_size:
+                    results.check_sides(frame.picture, job.ending, job.name)
                 self._pass_on(_Item(index, frame))
                 if index in self.over:
                     break

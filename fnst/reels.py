@@ -29,6 +29,9 @@ REORDERED = 2
 # counts from elsewhere. So a segment says when its first frame is shown.
 SEGMENT, START = "nut", "fnst_start"
 
+# Of the quality that pictures have, 1 to 100: what is visually lossless in a JPEG.
+LOSSLESS_TO_SEE = 95
+
 
 @dataclass(frozen=True)
 class Format:
@@ -48,6 +51,16 @@ FORMATS = {
     ".webm": Format("webm", "libvpx-vp9", {}),
 }
 ANY = ".mkv"  # what holds any sound
+
+
+def rate_factor(quality: int) -> int:
+    """x264's constant rate factor for a quality as pictures have it, 1 to 100.
+
+    Chosen by us: a straight line from the worst of one scale and the other through what is visually
+    lossless in both. 80 becomes 23, x264's own choice.
+    """
+    step = (WORST - QUALITY) / (LOSSLESS_TO_SEE - 1)
+    return round(QUALITY + (LOSSLESS_TO_SEE - quality) * step)
 
 
 def ending(source: Path) -> str:

@@ -19,12 +19,18 @@ from PIL import ExifTags, GifImagePlugin, PngImagePlugin
 from PIL import Image as Pillow
 
 from fnst import colours, deep, images, tiff
+from fnst.errors import ImageError
 from fnst.images import FORMATS, KEEPS_ALPHA
 from fnst.originals import HEIGHT, WIDTH, About, Frame
 from fnst.tiff import Target
 
 # How good a lossy result is, 1 to 100, in these formats.
 HAS_QUALITY = {"JPEG", "WEBP", "AVIF"}
+
+# The most pixels that a side may have: libjpeg's JPEG_MAX_DIMENSION, libwebp's WEBP_MAX_DIMENSION,
+# GIF89a (18). AVIF has room for more, which libavif writes and does not read again
+# (AVIF_DEFAULT_IMAGE_DIMENSION_LIMIT).
+MOST_PIXELS_A_SIDE = {"JPEG": 65_500, "WEBP": 16_383, "GIF": 65_535, "AVIF": 32_768}
 
 # The most that a JPEG's segment takes beside its own name (JPEG, B.1.1.4).
 SEGMENT = {"exif": 65_533, "xmp": 65_504}
@@ -39,6 +45,23 @@ WEBP_FLAGS, WEBP_ALPHA = 20, 0x10
 # Below this, a pixel of a GIF is clear: it knows nothing between.
 HALF = 128
 CLEAR = 255  # the colour of its palette that stands for it
+
+
+def check_sides(picture: images.Picture, ending: str, name: str) -> None:
+    """Raise ImageError when no file with that ending holds a picture so large.
+
+    Args:
+        picture: of the size that is to be written.
+        ending: such as ``.png``.
+        name: what the picture is called when it is too large.
+    """
+    height, width = picture.rgb.shape[2:]
+    most = MOST_PIXELS_A_SIDE.get(FORMATS[ending.lower()]["format"])
+    if most and max(height, width) > most:
+        raise ImageError(
+            f"{name}: expected at most {most:,} pixels a side, as {ending} files hold no more, "
+            f"got {width}x{height}; choose another format, such as .png."
+        )
 
 
 def write(

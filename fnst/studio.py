@@ -31,6 +31,8 @@ class Painter:
     """To the reader."""
     made_of: Mapping[str, str]
     """What decides how a picture comes out: when it is the same, so is the picture."""
+    keeps_size: bool
+    """Whether what it paints is as large as the photograph; sheets are not."""
 
     def paint_frame(self, pixels: Image) -> Image:
         """A picture without transparency, such as a frame of a clip."""
@@ -88,6 +90,7 @@ def painter(
             "precision": precision,
             "device": device.type,
         },
+        keeps_size=len(paints) == 1 and not compare,
     )
 
 

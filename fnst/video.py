@@ -17,6 +17,7 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from types import MappingProxyType
 
 import safetensors
 import safetensors.torch
@@ -183,6 +184,7 @@ def targets(
     output: str | None,
     label: str,
     *,
+    below: Mapping[Path, Path] = MappingProxyType({}),
     is_batch: bool = False,
     overwrite: bool = False,
 ) -> list[Path]:
@@ -194,13 +196,17 @@ def targets(
         sources: the clips.
         output: a file for one clip, or a folder, or None.
         label: what a result is called after its clip, such as ``ink-v3``.
+        below: where in a folder results lie, for clips whose own folders are mirrored there.
         is_batch: whether other clips or pictures are painted, too.
         overwrite: whether results may be replaced.
 
     Raises:
         VideoError: when a clip or a result would be lost.
     """
-    places = [_target(source, output, label, is_one=len(sources) == 1) for source in sources]
+    places = [
+        _target(source, output, label, below.get(source, Path()), is_one=len(sources) == 1)
+        for source in sources
+    ]
     for place in places:
         if places.count(place) > 1:
             raise VideoError(f"several clips would become {place}; take different folders.")
@@ -211,7 +217,7 @@ def targets(
     return places
 
 
-def _target(source: Path, output: str | None, label: str, *, is_one: bool) -> Path:
+def _target(source: Path, output: str | None, label: str, below: Path, *, is_one: bool) -> Path:
     name = f"{source.stem}-{label}{reels.ending(source)}"
     if output is None:
         return source.with_name(name)
@@ -219,7 +225,7 @@ def _target(source: Path, output: str | None, label: str, *, is_one: bool) -> Pa
         raise VideoError("a clip cannot be piped out; name a file or a folder as --output.")
     place = Path(output)
     if place.is_dir() or output.endswith(os.sep) or not place.suffix:
-        return place / name
+        return place / below / name
     if not is_one:
         raise VideoError(f"--output {output} is one file, but there are several clips or photos.")
     return place

@@ -58,6 +58,11 @@ def test_a_folder_is_mirrored_in_the_order_of_names_without_what_is_hidden():
     ]
 
 
+def test_a_folder_may_hold_what_cameras_call_hif():
+    photo("photos/sea/d.png").rename("photos/sea/D.HIF")
+    assert results(plan("photos/sea")) == ["photos/sea/D-ink-v1.jpg", "photos/sea/c-ink-v1.JPG"]
+
+
 def test_several_folders_keep_their_names():
     photo("more/a.png")
     assert results(plan("photos/sea", "more", output="out")) == [
@@ -71,11 +76,23 @@ def test_several_folders_keep_their_names():
     [
         ("photos/*.*g", ["a-ink-v1.png", "b-ink-v1.jpg"]),
         ("photos/[b-z].*", ["b-ink-v1.jpg"]),
-        ("photos/**/*.JPG", ["c-ink-v1.JPG"]),
+        ("photos/**/*.JPG", ["sea/c-ink-v1.JPG"]),
+        ("photos/*/c.*", ["sea/c-ink-v1.JPG"]),
+        ("*/b.jpg", ["photos/b-ink-v1.jpg"]),
+        ("photos/../photos/s*/*", ["sea/c-ink-v1.JPG"]),
     ],
 )
 def test_a_pattern_in_quotes_is_expanded(pattern, names):
     assert results(plan(pattern, output="out")) == [f"out/{name}" for name in names]
+
+
+def test_photos_of_one_name_in_several_folders_fit_a_pattern():
+    for name in ("north/IMG_0001.jpg", "south/IMG_0001.jpg"):
+        photo(f"album/{name}")
+    assert results(plan(f"{Path.cwd()}/album/**/*.jpg", output="out")) == [
+        "out/north/IMG_0001-ink-v1.jpg",
+        "out/south/IMG_0001-ink-v1.jpg",
+    ]
 
 
 def test_a_name_that_looks_like_a_pattern_is_a_name_where_it_is_one():
@@ -88,7 +105,8 @@ def test_what_has_no_format_of_its_own_is_converted_and_keeps_out_of_others_way(
     found = plan("photos/a.png", "photos/a.ppm", output="out")
     assert results(found) == ["out/a-ink-v1.png", "out/a.ppm-ink-v1.png"]
     assert [job.is_converted for job in found.jobs] == [False, True]
-    assert plan("photos/x.heic").jobs[0].ending == ".jpg"
+    for ending in (".heic", ".heif", ".hif", ".HIF"):
+        assert plan(f"photos/x{ending}").jobs[0].ending == ".jpg"
 
 
 def test_the_ending_of_the_output_is_the_format():
@@ -158,11 +176,23 @@ def test_clips_are_told_from_pictures_and_left_out_of_folders():
     assert words.photos == ["photos", "photos/b.*", "a.png"]
     assert [str(clip) for clip in words.clips] == ["photos/b.mp4", "d.mp4"]
     assert (words.left_out, words.are_many) == (1, True)
+    assert words.earlier == [Path("photos/b-ink-v1.mp4")]
+    named = batch.told_apart(["photos/b-ink-v1.mp4", "photos/b.mp4"], is_clip)
+    assert ([*named.clips], [*named.earlier]) == ([Path("photos/b.mp4")], words.earlier)
+    assert batch.told_apart(["photos/b-ink-v1.mp4"], is_clip).clips == words.earlier
+    assert len(batch.told_apart(["d.mp4", "photos/../d.mp4"], is_clip).clips) == 1
     assert batch.told_apart(["photos"], is_clip, "photos/sea").left_out == 1
     assert batch.told_apart(["photos", "photos/sea"], is_clip).left_out == 2
     assert not batch.told_apart(["d.mp4"], is_clip).are_many
     found = plan("photos/b*", output="out", is_clip=is_clip)
     assert results(found) == ["out/b-ink-v1.jpg"]
+
+
+def test_clips_lie_below_what_is_fixed_of_their_pattern():
+    Path("photos/sea/a.mp4").write_bytes(b"")
+    Path("d.mp4").write_bytes(b"")
+    below = batch.told_apart(["photos/**/*.mp4", "d.mp4"], is_clip).below
+    assert below == {Path("photos/sea/a.mp4"): Path("sea"), Path("d.mp4"): Path()}
 
 
 def test_a_pattern_without_a_match_is_for_a_plan_to_refuse():
@@ -198,17 +228,49 @@ def test_results_that_lie_among_the_photos_are_not_painted_again():
     for name in ("a-ink-v1.png", "b-great-wave-v12.jpg", "sea/c-ink-v2.JPG"):
         photo(f"photos/{name}")
     found = plan("photos", output="out")
-    assert found.earlier == 3
+    assert len(found.earlier) == 3
     assert len(found.jobs) == 3
     beside = plan("photos")
-    assert (beside.earlier, beside.done, len(beside.jobs)) == (3, 1, 2)
+    assert (len(beside.earlier), beside.done, len(beside.jobs)) == (3, 1, 2)
+
+
+def test_what_a_shell_expands_is_a_batch_that_goes_on():
+    everything = ["photos/a-ink-v1.png", "photos/a.png", "photos/b.jpg"]
+    photo("photos/a-ink-v1.png")
+    found = plan(*everything)
+    assert (results(found), found.done) == (["photos/b-ink-v1.jpg"], 1)
+    assert found.earlier == [Path("photos/a-ink-v1.png")]
+    only = plan("photos/a-ink-v1.png", "photos/a.png")
+    assert (results(only), only.done) == ([], 1)
+
+
+def test_what_this_command_has_made_is_the_last_of_earlier_results():
+    for name in ("a-ink-v1.png", "b-final-v2.jpg", "b-ink-v1.jpg"):
+        photo(f"photos/{name}")
+    assert [path.name for path in plan("photos").earlier] == [
+        "b-final-v2.jpg",
+        "a-ink-v1.png",
+        "b-ink-v1.jpg",
+    ]
+
+
+def test_a_photo_that_is_named_and_found_is_painted_once():
+    for words in (["photos", "photos/b.jpg"], ["photos", "photos"], ["photos/*.*g", "photos"]):
+        assert len(plan(*words).jobs) == 3
+    [job] = plan("photos/a.png", "photos/../photos/a.png").jobs
+    assert job.target == Path("photos/a-ink-v1.png")
+
+
+def test_links_are_photos_of_their_own():
+    Path("photos/link.jpg").symlink_to("b.jpg")
+    assert "photos/link-ink-v1.jpg" in results(plan("photos"))
 
 
 def test_a_name_like_a_results_is_a_photo_without_the_one_that_it_would_come_from():
     photo("photos/model-s-v2.png")
     found = plan("photos", output="out")
     assert "out/model-s-v2-ink-v1.png" in results(found)
-    assert found.earlier == 0
+    assert not found.earlier
 
 
 def test_a_result_that_was_named_is_painted():
@@ -219,8 +281,17 @@ def test_a_result_that_was_named_is_painted():
 def test_the_folder_of_the_results_may_lie_among_the_photos():
     photo("photos/out/a-ink-v1.png")
     found = plan("photos", output="photos/out")
-    assert (found.done, found.earlier) == (1, 0)
+    assert (found.done, found.earlier) == (1, [])
     assert len(found.jobs) == 2
+
+
+def test_so_it_may_for_a_pattern_and_it_may_be_the_folder_of_the_photos():
+    photo("photos/sea/out/a-ink-v1.png")
+    photo("photos/sea/out/deep/a-ink-v1.png")
+    found = plan("photos/**/*.*[gG]", output="photos/sea/out")
+    assert found.done == 1
+    assert results(found) == ["photos/sea/out/b-ink-v1.jpg", "photos/sea/out/sea/c-ink-v1.JPG"]
+    assert results(plan("photos/sea/*.JPG", output="photos/sea")) == ["photos/sea/c-ink-v1.JPG"]
 
 
 # --- what is refused ------------------------------------------------------------------------------
@@ -231,16 +302,18 @@ def test_the_folder_of_the_results_may_lie_among_the_photos():
     [
         (["photos/none*"], r"photos/none\*: there is no picture called like that"),
         (["photos/.empty"], r"photos/\.empty: there is no picture in it"),
-        (
-            ["photos/a.png", "photos/../photos/a.png"],
-            "would both become photos/../photos/a-ink-v1.png",
-        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused(photos, sentence):
     Path("photos/.empty").mkdir()
     with pytest.raises(ImageError, match=sentence):
         plan(*photos)
+
+
+def test_two_photos_are_not_one_result():
+    photo("photos/sea/a.png")
+    with pytest.raises(ImageError, match=r"sea/a\.png would both become out/a-ink-v1\.png"):
+        plan("photos/a.png", "photos/sea/a.png", output="out")
 
 
 def test_no_photo_is_replaced_not_even_when_replacing_is_allowed():

@@ -214,9 +214,44 @@ def test_results_beside_their_photos_are_not_painted_again(fnst):
     fnst("stylize", "holiday")
     said = fnst("stylize", "holiday", "-m", "2")
     assert said.out.splitlines() == [
-        "results of earlier runs, left alone: 1",
+        "results of earlier runs, left alone: 1 (holiday/a-ink-v1.png); "
+        "to paint one, name it alone",
         "Stylized with ink version 2: holiday/a-ink-v2.png",
     ]
+
+
+def test_what_the_shell_expands_goes_on_and_runs_twice(fnst):
+    shutil.copy("photo.jpg", "second.jpg")
+    fnst("stylize", "photo.jpg")
+    said = fnst("stylize", "photo-ink-v1.jpg", "photo.jpg", "second.jpg")
+    assert said.out.splitlines() == [
+        "results of earlier runs, left alone: 1 (photo-ink-v1.jpg); to paint one, name it alone",
+        "done before: 1; --overwrite paints them again",
+        "Stylized with ink version 1: second-ink-v1.jpg",
+    ]
+    everything = ["photo-ink-v1.jpg", "photo.jpg", "second-ink-v1.jpg", "second.jpg"]
+    said = fnst("stylize", *everything)
+    assert said.out.splitlines()[1:] == [
+        "done before: 2; --overwrite paints them again",
+        "Nothing is left to paint.",
+    ]
+    assert "2 of 2 photos" in fnst("stylize", *everything, "--overwrite").out
+
+
+def test_a_shell_expands_one_photo_to_two_when_it_is_painted(fnst):
+    fnst("stylize", "photo.jpg")
+    said = fnst("stylize", "photo-ink-v1.jpg", "photo.jpg")
+    assert "done before: 1;" in said.out
+
+
+def test_at_most_three_results_of_earlier_runs_are_named(fnst):
+    names = ["photo.jpg", *(f"photo-ink-v{number}.jpg" for number in range(3, 8))]
+    for name in names[1:]:
+        shutil.copy("photo.jpg", name)
+    assert fnst("stylize", *names).out.startswith(
+        "results of earlier runs, left alone: 5 "
+        "(photo-ink-v3.jpg, photo-ink-v4.jpg, photo-ink-v5.jpg, ...);"
+    )
 
 
 def test_quality_and_format_are_the_readers_choice(fnst):
@@ -244,6 +279,16 @@ def test_a_clip_is_painted_and_keeps_its_sound(fnst):
     assert clip_fixtures.packets("out/clip-ink-v1.mp4")
     assert "is there already" in fnst("stylize", "clip.mp4", "-o", "out", code=1).err
     assert fnst("stylize", "clip.mp4", "-o", "out", "--overwrite").out
+
+
+def test_the_quality_of_a_clip_is_the_readers_choice(fnst):
+    clip_fixtures.write(Path("clip.mp4"))
+    for quality in (5, 95):
+        fnst("stylize", "clip.mp4", "-o", f"{quality}.mp4", "--quality", quality)
+    fnst("stylize", "clip.mp4", "-o", "unsaid.mp4")
+    least, most, unsaid = (Path(f"{name}.mp4").stat().st_size for name in ("5", "95", "unsaid"))
+    assert least * 1.2 < most
+    assert unsaid == pytest.approx(most, rel=0.02)
 
 
 def test_without_pyav_a_clip_says_what_to_install(fnst, monkeypatch):
@@ -277,6 +322,15 @@ def test_a_pattern_finds_clips_and_a_folder_says_how_many_it_has(fnst):
     assert said.err.splitlines()[0].startswith("clips in folders, left out: 2; name them")
 
 
+def test_clips_of_one_name_in_several_folders_fit_a_pattern(fnst):
+    for name in ("in/north/a.mp4", "in/south/a.mp4"):
+        Path(name).parent.mkdir(parents=True)
+        clip_fixtures.write(Path(name), times=[0])
+    fnst("stylize", "in/**/*.mp4", "-o", "out")
+    assert Path("out/north/a-ink-v1.mp4").exists()
+    assert Path("out/south/a-ink-v1.mp4").exists()
+
+
 def test_results_of_different_masks_have_different_names(fnst):
     for name in ("left", "right"):
         Image.new("L", (2, 1)).save(f"{name}.png")
@@ -296,6 +350,16 @@ def test_of_several_clips_one_bad_one_stops_no_other_and_none_is_painted_twice(f
     assert again.out.splitlines() == [
         "done before: a-ink-v1.mp4; --overwrite paints it again",
         "done before: b-ink-v1.mp4; --overwrite paints it again",
+    ]
+
+
+def test_clips_that_the_shell_expands_go_on_too(fnst):
+    clip_fixtures.write(Path("a.mp4"))
+    fnst("stylize", "a.mp4")
+    said = fnst("stylize", "a-ink-v1.mp4", "a.mp4")
+    assert said.out.splitlines() == [
+        "results of earlier runs, left alone: 1 (a-ink-v1.mp4); to paint one, name it alone",
+        "done before: a-ink-v1.mp4; --overwrite paints it again",
     ]
 
 
@@ -347,6 +411,15 @@ def test_a_version_is_exported_and_nothing_is_overwritten_unasked(fnst):
     assert np.abs(painted[0] - ours).max() <= 1
     assert "is there already" in fnst("export", "-m", 2, code=1).err
     fnst("export", "-m", 1, "-o", "ink-v2.onnx", "--overwrite")
+
+
+@pytest.mark.parametrize("folder", ["folder", "new/deep/"])
+def test_a_version_is_exported_into_a_folder(fnst, folder):
+    result = Path(folder, "ink-v1.onnx")
+    assert fnst("export", "-o", folder).out == f"ink version 1: {result}\n"
+    assert result.is_file()
+    assert f"{result} is there already" in fnst("export", "-o", folder, code=1).err
+    fnst("export", "-o", folder, "--overwrite")
 
 
 @pytest.mark.parametrize("name", ["-dash.png", "two words é 日本.png"])
@@ -444,6 +517,18 @@ def test_a_large_picture_says_how_far_it_is_when_it_is_the_only_one(fnst, monkey
     assert "stylizing" in fnst("stylize", "large.png", "--overwrite", *in_strips).err
 
 
+def test_huge_masks_and_small_strokes_are_taken_when_that_is_asked_for(fnst, monkeypatch):
+    monkeypatch.setattr("fnst.images.MOST_PIXELS", 800)
+    Image.new("L", (30, 30)).save("mask.png")
+    assert (
+        "mask.png: expected at most"
+        in fnst("stylize", "other.png", "--mask", "mask.png", code=1).err
+    )
+    small = ("stylize", "other.png", "--stroke-size", "0.5", "-o", "small.png")
+    assert "or say --allow-huge" in fnst(*small, code=1).err
+    fnst(*small, "--mask", "mask.png", "--allow-huge")
+
+
 def test_strength_0_and_a_black_mask_leave_the_photo_as_it_was(fnst):
     Image.new("L", (2, 1)).save("black.png")
     fnst("stylize", "other.png", "--strength", "0", "-o", "a.png")
@@ -479,6 +564,13 @@ def test_versions_and_the_photo_stand_side_by_side_on_a_sheet(fnst):
         assert np.abs(sheet[34:55, left : left + 34] - pixels(name)).max() <= 1
 
 
+def test_what_is_too_large_for_a_format_is_not_too_large_for_a_sheet(fnst):
+    Image.new("RGB", (16_384, 1)).save("long.png")
+    said = fnst("stylize", "long.png", "-o", "long.webp", "--strength", "0", code=1)
+    assert "long.png: expected at most 16,383 pixels a side" in said.err
+    fnst("stylize", "long.png", "-o", "long.webp", "--strength", "0", "--compare")
+
+
 # --- what goes wrong is one sentence --------------------------------------------------------------
 
 
@@ -494,7 +586,6 @@ def test_versions_and_the_photo_stand_side_by_side_on_a_sheet(fnst):
         ("stylize photo.jpg -d cuda:77", "there is no cuda:77 in this machine; use --device cpu."),
         ("stylize photo.jpg -d gpu", "expected a device such as cpu, cuda or mps, got 'gpu'."),
         ("stylize photo.jpg -o photo.jpg --overwrite", "photo.jpg is a photo to repaint itself"),
-        ("stylize photo.jpg folder/../photo.jpg", "would both become"),
         ("stylize photo.jpg -o other.png", "other.png is there already; say --overwrite"),
         ("stylize photo.jpg -o x.psd", "x.psd: expected an ending that fnst writes"),
         ("stylize *.bmp", "*.bmp: there is no picture called like that."),

@@ -1,5 +1,6 @@
 """What each control does to what paints, measured on painters whose answer is known."""
 
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -10,7 +11,7 @@ from torch.testing import assert_close
 
 from fnst import controls
 from fnst.controls import Controls, Ingredient, blend, compose, keep_colors, masked, strength
-from fnst.errors import ImageError, ParamsError
+from fnst.errors import HugeError, ImageError, ParamsError
 from fnst.losses import PerceptualLoss, Weights
 from fnst.network import TransformerNetwork
 from fnst.oklab import to_oklab
@@ -176,6 +177,18 @@ def test_strokes_so_small_that_the_picture_gets_too_large_are_refused():
     photo = torch.zeros(1, 3, 1, 1, dtype=torch.uint8).expand(1, 3, 9000, 9000)
     with pytest.raises(ImageError, match=r"at most 250 megapixels.* got 0\.25, which takes 36000x"):
         controls.stroke_size(lambda p: p, 0.25)(photo)
+
+
+def test_small_strokes_and_masks_may_be_as_huge_as_is_asked_for(tmp_path):
+    photo = torch.rand(1, 3, 4, 5)
+    for most_pixels, fits in ((79, False), (80, True)):
+        paint = compose([(lambda p: p, 1.0)], Controls(stroke_size=0.5, most_pixels=most_pixels))
+        with nullcontext() if fits else pytest.raises(ImageError, match="or say --allow-huge"):
+            assert paint(photo).shape == photo.shape
+    Image.new("L", (5, 4)).save(tmp_path / "mask.png")
+    assert controls.load_mask(tmp_path / "mask.png", 20).shape == (1, 1, 4, 5)
+    with pytest.raises(HugeError, match=r"mask\.png: expected at most"):
+        controls.load_mask(tmp_path / "mask.png", 19)
 
 
 # --- blends ---------------------------------------------------------------------------------------

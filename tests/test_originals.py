@@ -633,6 +633,15 @@ def test_programs_and_drawings_are_no_pictures(content):
         only(content, name="a.jpg")
 
 
+def test_heif_is_told_by_its_content(tmp_path):
+    heif = pytest.importorskip("pillow_heif")
+    grey = np.full((12, 16, 3), 40_000, np.uint16)
+    photo = tmp_path / "DSC0001.HIF"
+    with photo.open("wb") as file:  # ten bits, as cameras write them
+        heif.encode("RGB;16", (16, 12), grey.tobytes(), file)
+    assert only(photo).picture.rgb.shape == (1, 3, 12, 16)
+
+
 def test_heic_says_which_package_reads_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     with pytest.raises(ImageError, match=r"a\.heic: to read HEIC takes another package: pip"):
@@ -643,3 +652,15 @@ def test_a_pipe_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "a.jpg")
     with pytest.raises(ImageError, match="expected a file, got a pipe or a device"):
         only(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("kind", sorted(results.MOST_PIXELS_A_SIDE))
+def test_a_format_holds_as_many_pixels_a_side_as_is_said(kind):
+    ending, most = images.ENDINGS.get(kind, ".jpg"), results.MOST_PIXELS_A_SIDE[kind]
+    largest, larger = (images.Picture(torch.zeros(1, 3, 2, n)) for n in (most, most + 1))
+    results.check_sides(largest, ending, "a")
+    written = io.BytesIO()
+    results.write(written, ending, iter([originals.Frame(largest, originals.About())]))
+    assert only(written.getvalue()).picture.rgb.shape[3] == most
+    with pytest.raises(ImageError, match=f"at most {most:,} pixels a side"):
+        results.check_sides(larger, ending, "a")

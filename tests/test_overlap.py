@@ -77,6 +77,24 @@ def test_what_a_paint_refuses_is_told_with_the_photo():
     assert str(done.error) == "0.png: too small."
 
 
+@pytest.mark.parametrize("size", [(16_384, 1), (1, 16_384)])
+def test_what_its_format_cannot_hold_is_refused_before_it_is_painted(size):
+    [job] = photos(1, size)
+    job = replace(job, target=Path("out/0.webp"), ending=".webp")
+    [done] = overlap.run(lambda picture: pytest.fail("it was painted"), [job])
+    assert str(done.error) == (
+        "0.png: expected at most 16,383 pixels a side, as .webp files hold no more, "
+        f"got {size[0]}x{size[1]}; choose another format, such as .png."
+    )
+    assert not list(Path("out").iterdir())
+
+    def on_a_sheet(picture):
+        return replace(picture, rgb=picture.rgb[..., :1, :1])
+
+    [done] = overlap.run(on_a_sheet, [job], keeps_size=False)
+    assert not done.error
+
+
 def test_our_own_mistakes_are_not_hidden():
     def paint(picture):
         raise KeyError("a bug")

@@ -266,6 +266,16 @@ def test_results_are_named_as_those_of_pictures_are(tmp_path):
         video.targets([one], "-", "ink-v1")
     with pytest.raises(VideoError, match="would become"):
         video.targets([one, tmp_path / "c" / "a.mp4"], "out", "ink-v1")
+    same = tmp_path / "c" / "a.mp4"
+    assert video.targets([one, same], "out", "ink-v1", below={same: video.Path("c")}) == [
+        video.Path("out/a-ink-v1.mp4"),
+        video.Path("out/c/a-ink-v1.mp4"),
+    ]
+
+
+def test_a_pictures_quality_is_x264s_factor_at_both_ends_and_where_nobody_sees_a_loss():
+    assert [reels.rate_factor(quality) for quality in (1, 80, 95)] == [51, 23, reels.QUALITY]
+    assert 0 < reels.rate_factor(100) < reels.QUALITY  # 0 is a profile that few players know
 
 
 def test_every_format_that_is_offered_can_be_written():
