@@ -3,7 +3,7 @@
 PyAV, which does the work, is imported where it is needed: it is an extra, ``fnst[video]``.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -82,7 +82,7 @@ class Clip:
 
     def _decoded(self, container: Any) -> Iterator[Any]:
         count = refused = 0
-        for packet in _packets(container, pictures(container, self.path)):
+        for packet in packets(container, [pictures(container, self.path)]):
             try:
                 found = packet.decode() if packet else []
             except frames.pyav().FFmpegError:
@@ -166,16 +166,16 @@ def start(container: Any, stream: Any) -> int:
     return begin
 
 
-def _packets(container: Any, stream: Any) -> Iterator[Any]:
-    """What a file holds of a stream; None where it ends within a packet."""
+def packets(container: Any, streams: Sequence[Any]) -> Iterator[Any]:
+    """What a file holds of some streams; None at the end if the rest cannot be read."""
     try:
-        yield from container.demux(stream)
+        yield from container.demux(streams)
     except frames.pyav().FFmpegError:
         yield None
 
 
 def _first(container: Any, stream: Any, path: Path) -> Any:
-    for packet in _packets(container, stream):
+    for packet in packets(container, [stream]):
         try:
             for frame in packet.decode() if packet else ():
                 return frame

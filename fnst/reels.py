@@ -213,12 +213,12 @@ def _painted(segments: Sequence[Path], stream: Any, clip: Clip) -> Iterator[Any]
 
 
 def _copied(source: Any, copies: Mapping[int, Any]) -> Iterator[Any]:
-    """The packets of other streams, in time with the pictures."""
+    """The packets of other streams, in time with the pictures, as far as they can be read."""
     if not copies:
         return
     starts = {index: clips.start(source, source.streams[index]) for index in copies}
-    for packet in source.demux([source.streams[index] for index in copies]):
-        if packet.dts is None:  # only a mark of the end
+    for packet in clips.packets(source, [source.streams[index] for index in copies]):
+        if packet is None or packet.dts is None:  # only a mark of the end
             continue
         begin = starts[packet.stream.index]
         packet.pts = (packet.dts if packet.pts is None else packet.pts) - begin

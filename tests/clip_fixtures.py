@@ -1,5 +1,6 @@
 """Small clips, written frame by frame."""
 
+import re
 import struct
 from fractions import Fraction
 
@@ -20,12 +21,23 @@ def picture(index, width=64, height=48):
     return rows
 
 
-def write(path, *, times=EVEN, size=(64, 48), sound="", turns=0, codec="libx264", **says):
+def write(
+    path,
+    *,
+    times=EVEN,
+    size=(64, 48),
+    sound="",
+    turns=0,
+    codec="libx264",
+    movflags="",
+    **says,
+):
     """A clip; ``says`` are properties of its pictures, such as ``color_range=2``.
 
     Players turn it clockwise by so many quarters.
     """
-    with av.open(str(path), "w") as out:
+    options = {"movflags": movflags} if movflags else {}
+    with av.open(str(path), "w", container_options=options) as out:
         video = out.add_stream(codec, rate=25)
         video.width, video.height = size
         video.pix_fmt = "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
@@ -55,6 +67,15 @@ def _turn(path, turns):
     content = path.read_bytes()
     place = content.index(upright, content.index(b"tkhd"))
     path.write_bytes(content[:place] + turned + content[place + len(turned) :])
+
+
+def damage(path):
+    """Let a fragment in the middle of an MP4 file claim a packet larger than any memory."""
+    content = bytearray(path.read_bytes())
+    heads = [place.end() for place in re.finditer(b"tfhd", content)]
+    size = heads[len(heads) // 2] + 20  # after flags, track, offset and duration
+    content[size : size + 4] = b"\xff" * 4
+    path.write_bytes(content)
 
 
 def _hum(out, audio, seconds):

@@ -194,13 +194,39 @@ def test_what_is_no_clip_is_said_in_one_sentence(stylize, tmp_path, name, conten
     assert not list(tmp_path.glob("new*"))
 
 
-def test_a_clip_that_ends_in_its_middle_is_painted_as_far_as_it_goes(stylize, tmp_path):
-    whole = clip_fixtures.write(tmp_path / "whole.mkv", times=[512 * i for i in range(60)])
-    content = whole.read_bytes()
-    (tmp_path / "clip.mkv").write_bytes(content[: len(content) // 2])
-    done = stylize(tmp_path / "clip.mkv", tmp_path / "new.mkv")
+@pytest.mark.parametrize("sound", ["", "aac"])
+@pytest.mark.parametrize("ending", [".mkv", ".mp4"])
+def test_a_clip_that_ends_in_its_middle_is_painted_as_far_as_it_goes(
+    stylize, tmp_path, ending, sound
+):
+    times = [512 * i for i in range(60)]
+    place = tmp_path / f"clip{ending}"
+    clip_fixtures.write(place, times=times, sound=sound, movflags="+faststart")
+    content = place.read_bytes()
+    place.write_bytes(content[: len(content) * 3 // 4])
+    target = tmp_path / f"new{ending}"
+    done = stylize(place, target)
     assert 0 < done.frames < 60
-    assert len(clip_fixtures.frames(tmp_path / "new.mkv")[0]) == done.frames
+    assert len(clip_fixtures.frames(target)[0]) == done.frames
+    if sound:
+        assert 0 < clip_fixtures.packets(target)[-1][0] < 2.2
+
+
+def test_sound_goes_as_far_as_the_pictures_where_the_rest_cannot_be_read(stylize, tmp_path):
+    import av
+
+    times = [512 * i for i in range(60)]
+    source = clip_fixtures.write(
+        tmp_path / "clip.mp4", times=times, sound="aac", movflags="+empty_moov+frag_every_frame"
+    )
+    clip_fixtures.damage(source)
+    with av.open(str(source)) as container, pytest.raises(av.FFmpegError):
+        list(container.demux())
+    done = stylize(source, tmp_path / "new.mp4")
+    assert 0 < done.frames < 60
+    assert done.notes == (f"it is damaged; {done.frames} of its frames could be read",)
+    last = clip_fixtures.packets(tmp_path / "new.mp4")[-1][0]
+    assert last == pytest.approx(done.frames / 25, abs=0.2)
 
 
 def test_sound_alone_is_no_clip(stylize, tmp_path):
