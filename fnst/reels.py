@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fnst import clips
-from fnst.clips import Clip, Frame
+from fnst.clips import Clip, Clock, Frame
 from fnst.errors import VideoError
 from fnst.frames import from_pixels, label, pyav
 
@@ -217,11 +217,28 @@ def _copied(source: Any, copies: Mapping[int, Any]) -> Iterator[Any]:
     if not copies:
         return
     starts = {index: clips.start(source, source.streams[index]) for index in copies}
+    clocks = {index: _clock(source.streams[index]) for index in copies}
     for packet in clips.packets(source, [source.streams[index] for index in copies]):
         if packet is None or packet.dts is None:  # only a mark of the end
             continue
-        begin = starts[packet.stream.index]
-        packet.pts = (packet.dts if packet.pts is None else packet.pts) - begin
-        packet.dts -= begin
-        packet.stream = copies[packet.stream.index]
+        index = packet.stream.index
+        _set_time(packet, starts[index], clocks[index])
+        packet.stream = copies[index]
         yield packet
+
+
+def _clock(stream: Any) -> Clock:
+    """In samples for sound, as MP4 has it, which wants no two packets at the same time."""
+    if stream.type != "audio":
+        return Clock(stream.time_base, least=0)  # two subtitles may be shown at once
+    rate = stream.codec_context.sample_rate
+    return Clock(Fraction(1, rate) if rate else stream.time_base)
+
+
+def _set_time(packet: Any, begin: int, clock: Clock) -> None:
+    scale = packet.time_base / clock.unit
+    late = 0 if packet.pts is None else packet.pts - packet.dts
+    packet.duration = round((packet.duration or 0) * scale)
+    packet.dts = clock(round((packet.dts - begin) * scale), packet.duration or 1)
+    packet.pts = packet.dts + round(late * scale)
+    packet.time_base = clock.unit

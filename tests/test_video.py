@@ -92,6 +92,35 @@ def test_sound_is_copied_packet_by_packet(stylize, tmp_path):
     assert [t for t, _ in after] == pytest.approx([t for t, _ in before], abs=0.001)
 
 
+@pytest.mark.parametrize("ending", [".mkv", ".mp4"])
+def test_what_was_joined_goes_on_after_the_seam(stylize, tmp_path, ending):
+    times = [512 * i for i in range(60)]
+    part = clip_fixtures.write(tmp_path / "part.ts", times=times, sound="aac")
+    (tmp_path / "clip.ts").write_bytes(2 * part.read_bytes())
+    target = tmp_path / f"new{ending}"
+    assert stylize(tmp_path / "clip.ts", target).frames == 120
+    shown, _ = clip_fixtures.frames(target)
+    assert np.diff(shown) == pytest.approx(0.04, abs=0.0011)
+    sound = clip_fixtures.packets(target)
+    assert len(sound) == 2 * len(clip_fixtures.packets(part))
+    assert np.diff([time for time, _ in sound]) == pytest.approx(1024 / 44100, abs=0.0011)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ([0, 40, 30, 40, 120], [0, 40, 41, 42, 120]),  # jitter
+        ([0, 40, 5000, 5040], [0, 40, 5000, 5040]),  # a gap
+        ([7000, 7040, 0, 40], [7000, 7040, 7080, 7120]),  # joined
+        ([7000, 7040, 0, 7060, 40], [7000, 7040, 7080, 7081, 7120]),  # joined, one comes late
+        ([7000, 7040, 0, 7120, 7160], [7000, 7040, 7080, 7120, 7160]),  # one goes astray
+    ],
+)
+def test_times_rise_whatever_a_stream_says(said, meant):
+    clock = clips.Clock(clips.Fraction(1, 1000))
+    assert [clock(time, 40) for time in said] == meant
+
+
 def test_labels_of_colours_stay_and_colours_do_not_drift(stylize, tmp_path):
     source = clip_fixtures.write(tmp_path / "clip.mp4", color_range=2, colorspace=1)
     stylize(source, tmp_path / "new.mp4")
