@@ -26,8 +26,9 @@ WORST = 51  # of that scale; 0 loses nothing
 REORDERED = 2
 
 # NUT keeps every unit of time, but none before zero, where decoding would have to begin: it then
-# counts from elsewhere. So a segment says when its first frame is shown.
-SEGMENT, START = "nut", "fnst_start"
+# counts from elsewhere. So a segment says when its first frame is shown; and, as NUT knows of no
+# durations, for how long its last one.
+SEGMENT, START, LAST = "nut", "fnst_start", "fnst_last"
 
 
 @dataclass(frozen=True)
@@ -103,13 +104,15 @@ def write(path: Path, clip: Clip, target: Path, frames: Iterable[Frame], quality
         stream.codec_context.sample_aspect_ratio = clip.aspect
         stream.codec_context.thread_type = "AUTO"
         label(stream, clip.colours)
+        packets = []  # what is said of a file has to be known before the first is written
         for frame in frames:
             out.metadata.setdefault(START, str(frame.time))
+            out.metadata[LAST] = str(frame.duration)
             picture = from_pixels(frame.pixels, clip.colours, stream.pix_fmt)
             picture.pts, picture.time_base = frame.time, clip.unit
             picture.duration = frame.duration
-            out.mux(stream.encode(picture))
-        out.mux(stream.encode(None))
+            packets += stream.encode(picture)
+        out.mux([*packets, *stream.encode(None)])
 
 
 def length(segment: Path) -> int:
@@ -199,11 +202,13 @@ def _painted(segments: Sequence[Path], stream: Any, clip: Clip) -> Iterator[Any]
         with clips.opened(segment) as container:
             packets = [packet for packet in container.demux(video=0) if packet.pts is not None]
             begin, first = int(container.metadata[START]), min(p.pts for p in packets)
+            last = int(container.metadata.get(LAST, clip.step))
         for packet in packets:
             scale = packet.time_base / clip.unit
             packet.pts = begin + round((packet.pts - first) * scale)
             packet.duration = round((packet.duration or 0) * scale)
             packet.time_base = clip.unit
+        max(packets, key=lambda packet: packet.pts).duration = last
         for packet, shown in zip(packets, sorted(p.pts for p in packets), strict=True):
             if not before:
                 before.extend(shown - clip.step * i for i in range(REORDERED, 0, -1))

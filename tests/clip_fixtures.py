@@ -30,11 +30,12 @@ def write(
     turns=0,
     codec="libx264",
     movflags="",
+    last=512,
     **says,
 ):
     """A clip; ``says`` are properties of its pictures, such as ``color_range=2``.
 
-    Players turn it clockwise by so many quarters.
+    Players turn it clockwise by so many quarters, and show the last picture for so long.
     """
     options = {"movflags": movflags} if movflags else {}
     with av.open(str(path), "w", container_options=options) as out:
@@ -49,7 +50,9 @@ def write(
             frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24")
             frame.pts, frame.time_base = time, UNIT
             out.mux(video.encode(frame))
-        out.mux(video.encode(None))
+        packets = video.encode(None)
+        max(packets, key=lambda packet: packet.pts).duration = last
+        out.mux(packets)
         if audio:
             _hum(out, audio, times[-1] * UNIT)
     if turns:
@@ -101,3 +104,9 @@ def packets(path, kind="audio"):
     with av.open(str(path)) as container:
         stream = container.streams.get(**{kind: 0})[0]
         return [(float(p.pts * p.time_base), bytes(p)) for p in container.demux(stream) if p.size]
+
+
+def length(path):
+    """How long a clip is, in seconds."""
+    with av.open(str(path)) as container:
+        return container.duration / av.time_base

@@ -84,6 +84,14 @@ def test_every_frame_is_painted_and_shown_when_it_was(stylize, tmp_path, times, 
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv", ".webm"])
+def test_the_last_frame_is_shown_for_as_long_as_it_was(stylize, tmp_path, ending):
+    source = clip_fixtures.write(tmp_path / "clip.mp4", last=128000)
+    assert clip_fixtures.length(source) == pytest.approx(10.36)
+    stylize(source, tmp_path / f"new{ending}")
+    assert clip_fixtures.length(tmp_path / f"new{ending}") == pytest.approx(10.36, abs=0.001)
+
+
 def test_sound_is_copied_packet_by_packet(stylize, tmp_path):
     source = clip_fixtures.write(tmp_path / "clip.mp4", sound="aac")
     stylize(source, tmp_path / "new.mp4")
