@@ -50,6 +50,10 @@ FORMATS = {
 }
 ANY = ".mkv"  # what holds any sound
 
+# What QuickTime says of place and camera; FFmpeg writes it if it may name all tags as they are.
+QUICKTIME, AS_NAMED = "com.apple.quicktime.", "+use_metadata_tags"
+OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands"}  # and of no other
+
 
 def ending(source: Path) -> str:
     """The ending of what a clip becomes if nobody names it."""
@@ -123,13 +127,11 @@ def length(segment: Path) -> int:
 
 def join(path: Path, clip: Clip, target: Path, segments: Sequence[Path]) -> None:
     """Put segments together, with all else that the clip holds, into what becomes the target."""
-    form = _format(target)
     with (
         clips.opened(clip.path) as source,
         clips.opened(segments[0]) as first,
-        _written(path, target, form.container, form.options) as out,
+        _joined(path, target, source.metadata) as out,
     ):
-        out.metadata.update(source.metadata)
         stream = out.add_stream_from_template(first.streams.video[0])
         stream.time_base = clip.unit
         stream.metadata.update(clips.pictures(source, clip.path).metadata)
@@ -169,6 +171,19 @@ def _written(
     except (av.FFmpegError, OSError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise VideoError(f"{target} cannot be written: {reason}.") from error
+
+
+@contextmanager
+def _joined(path: Path, target: Path, metadata: Mapping[str, str]) -> Iterator[Any]:
+    """A file to write of the target's format, with these tags."""
+    form = _format(target)
+    tags = {key: value for key, value in metadata.items() if key not in OF_THE_FILE}
+    options = dict(form.options)
+    if "movflags" in options and any(key.startswith(QUICKTIME) for key in tags):
+        options["movflags"] += AS_NAMED
+    with _written(path, target, form.container, options) as out:
+        out.metadata.update(tags)
+        yield out
 
 
 def _holds(target: Path, stream: Any) -> bool:

@@ -31,6 +31,7 @@ def write(
     codec="libx264",
     movflags="",
     last=512,
+    tags=None,
     **says,
 ):
     """A clip; ``says`` are properties of its pictures, such as ``color_range=2``.
@@ -39,6 +40,7 @@ def write(
     """
     options = {"movflags": movflags} if movflags else {}
     with av.open(str(path), "w", container_options=options) as out:
+        out.metadata.update(tags or {})
         video = out.add_stream(codec, rate=25)
         video.width, video.height = size
         video.pix_fmt = "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
@@ -110,3 +112,9 @@ def length(path):
     """How long a clip is, in seconds."""
     with av.open(str(path)) as container:
         return container.duration / av.time_base
+
+
+def tags(path):
+    """What a clip says of itself as a whole."""
+    with av.open(str(path)) as container:
+        return dict(container.metadata)

@@ -92,6 +92,21 @@ def test_the_last_frame_is_shown_for_as_long_as_it_was(stylize, tmp_path, ending
     assert clip_fixtures.length(tmp_path / f"new{ending}") == pytest.approx(10.36, abs=0.001)
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".mov"])
+@pytest.mark.parametrize("more", [{}, {"com.apple.quicktime.location.ISO6709": "+48.1+011.5/"}])
+def test_what_a_clip_says_of_itself_stays(stylize, tmp_path, ending, more):
+    tags = {"title": "Sea", "creation_time": "2024-05-06T07:08:09.000000Z"} | more
+    source = clip_fixtures.write(
+        tmp_path / "clip.mov", tags=tags, turns=1, movflags="+use_metadata_tags"
+    )
+    target = tmp_path / f"new{ending}"
+    stylize(source, target)
+    after = clip_fixtures.tags(target)
+    assert after.items() >= tags.items()
+    assert after["major_brand"] == {".mp4": "isom", ".mov": "qt  "}[ending]
+    assert (clips.read(target).width, clips.read(target).height) == (48, 64)
+
+
 def test_sound_is_copied_packet_by_packet(stylize, tmp_path):
     source = clip_fixtures.write(tmp_path / "clip.mp4", sound="aac")
     stylize(source, tmp_path / "new.mp4")
