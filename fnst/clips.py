@@ -3,7 +3,7 @@
 PyAV, which does the work, is imported where it is needed: it is an extra, ``fnst[video]``.
 """
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -25,10 +25,46 @@ STILL = 0x0400 | 0x0800 | 0x100000
 
 MICROSECOND = Fraction(1, 1_000_000)  # FFmpeg's unit for times of a whole file
 
+# Seconds; whoever steps back further has begun anew. Chosen by us: files that jitter do by frames.
+ANEW = 1
+
 
 def is_clip(path: Path) -> bool:
     """Whether the ending is that of a video file, and it is no folder."""
     return path.suffix.lower() in READ and not path.is_dir()
+
+
+@dataclass
+class Clock:
+    """Times made to rise, whatever a stream says.
+
+    In files that were joined, as broadcasts and DVDs are, they begin anew: these go on where the
+    last ones were. Smaller steps back become the smallest step forward.
+    """
+
+    unit: Fraction  # of time, in seconds
+    least: int = 1  # the smallest step
+    last: int | None = None
+    shift: int = 0
+    before: int = 0  # the shift before this one; stray times go back to it
+
+    def __call__(self, time: int, step: int) -> int:
+        """The time as it should be; ``step`` is how far from the last one a new beginning is."""
+        if self.last is None:
+            self.last = time
+            return time
+        far = ANEW / self.unit
+        if abs(time + self.shift - self.last) > far >= abs(time + self.before - self.last):
+            self.shift, self.before = self.before, self.shift
+        elif time + self.shift < self.last - far:
+            self.shift, self.before = self.last + step - time, self.shift
+        self.last = max(time + self.shift, self.last + self.least)
+        return self.last
+
+    def next(self, step: int) -> int:
+        """The time of what does not say it."""
+        self.last = 0 if self.last is None else self.last + step
+        return self.last
 
 
 @dataclass(frozen=True)
@@ -71,10 +107,9 @@ class Clip:
         stored = (height, width) if self.turn.is_across else (width, height)
         with opened(self.path) as container:
             stream = pictures(container, self.path)
-            begin, last = start(container, stream), None
+            begin, clock = start(container, stream), Clock(self.unit)
             for index, frame in enumerate(frames.filtered(self.filters, self._decoded(container))):
-                time = self._time(frame, begin, last)
-                last = time
+                time = self._time(frame, begin, clock)
                 if index < skip:
                     continue
                 pixels = frames.to_pixels(frame, self.colours, self.turn, stored)
@@ -82,7 +117,7 @@ class Clip:
 
     def _decoded(self, container: Any) -> Iterator[Any]:
         count = refused = 0
-        for packet in _packets(container, pictures(container, self.path)):
+        for packet in packets(container, [pictures(container, self.path)]):
             try:
                 found = packet.decode() if packet else []
             except frames.pyav().FFmpegError:
@@ -94,12 +129,11 @@ class Clip:
         if refused:
             self.notes.append(f"it is damaged; {count} of its frames could be read")
 
-    def _time(self, frame: Any, begin: int, last: int | None) -> int:
+    def _time(self, frame: Any, begin: int, clock: Clock) -> int:
         """When a frame is shown. Some files do not say, or show two at once, or go back."""
         if frame.pts is None:
-            return 0 if last is None else last + self.step
-        time: int = round(frame.pts * frame.time_base / self.unit) - begin
-        return time if last is None else max(time, last + 1)
+            return clock.next(self.step)
+        return clock(round(frame.pts * frame.time_base / self.unit) - begin, self.step)
 
     def _duration(self, frame: Any) -> int:
         return round((frame.duration or 0) * frame.time_base / self.unit) or self.step
@@ -166,16 +200,16 @@ def start(container: Any, stream: Any) -> int:
     return begin
 
 
-def _packets(container: Any, stream: Any) -> Iterator[Any]:
-    """What a file holds of a stream; None where it ends within a packet."""
+def packets(container: Any, streams: Sequence[Any]) -> Iterator[Any]:
+    """What a file holds of some streams; None at the end if the rest cannot be read."""
     try:
-        yield from container.demux(stream)
+        yield from container.demux(streams)
     except frames.pyav().FFmpegError:
         yield None
 
 
 def _first(container: Any, stream: Any, path: Path) -> Any:
-    for packet in _packets(container, stream):
+    for packet in packets(container, [stream]):
         try:
             for frame in packet.decode() if packet else ():
                 return frame

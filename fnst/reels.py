@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from fnst import clips
-from fnst.clips import Clip, Frame
+from fnst.clips import Clip, Clock, Frame
 from fnst.errors import VideoError
 from fnst.frames import from_pixels, label, pyav
 
@@ -26,8 +26,9 @@ WORST = 51  # of that scale; 0 loses nothing
 REORDERED = 2
 
 # NUT keeps every unit of time, but none before zero, where decoding would have to begin: it then
-# counts from elsewhere. So a segment says when its first frame is shown.
-SEGMENT, START = "nut", "fnst_start"
+# counts from elsewhere. So a segment says when its first frame is shown; and, as NUT knows of no
+# durations, for how long its last one.
+SEGMENT, START, LAST = "nut", "fnst_start", "fnst_last"
 
 # Of the quality that pictures have, 1 to 100: what is visually lossless in a JPEG.
 LOSSLESS_TO_SEE = 95
@@ -51,6 +52,10 @@ FORMATS = {
     ".webm": Format("webm", "libvpx-vp9", {}),
 }
 ANY = ".mkv"  # what holds any sound
+
+# What QuickTime says of place and camera; FFmpeg writes it if it may name all tags as they are.
+QUICKTIME, AS_NAMED = "com.apple.quicktime.", "+use_metadata_tags"
+OF_THE_FILE = {"major_brand", "minor_version", "compatible_brands"}  # and of no other
 
 
 def rate_factor(quality: int) -> int:
@@ -116,13 +121,15 @@ def write(path: Path, clip: Clip, target: Path, frames: Iterable[Frame], quality
         stream.codec_context.sample_aspect_ratio = clip.aspect
         stream.codec_context.thread_type = "AUTO"
         label(stream, clip.colours)
+        packets = []  # what is said of a file has to be known before the first is written
         for frame in frames:
             out.metadata.setdefault(START, str(frame.time))
+            out.metadata[LAST] = str(frame.duration)
             picture = from_pixels(frame.pixels, clip.colours, stream.pix_fmt)
             picture.pts, picture.time_base = frame.time, clip.unit
             picture.duration = frame.duration
-            out.mux(stream.encode(picture))
-        out.mux(stream.encode(None))
+            packets += stream.encode(picture)
+        out.mux([*packets, *stream.encode(None)])
 
 
 def length(segment: Path) -> int:
@@ -133,13 +140,11 @@ def length(segment: Path) -> int:
 
 def join(path: Path, clip: Clip, target: Path, segments: Sequence[Path]) -> None:
     """Put segments together, with all else that the clip holds, into what becomes the target."""
-    form = _format(target)
     with (
         clips.opened(clip.path) as source,
         clips.opened(segments[0]) as first,
-        _written(path, target, form.container, form.options) as out,
+        _joined(path, target, source.metadata) as out,
     ):
-        out.metadata.update(source.metadata)
         stream = out.add_stream_from_template(first.streams.video[0])
         stream.time_base = clip.unit
         stream.metadata.update(clips.pictures(source, clip.path).metadata)
@@ -181,6 +186,19 @@ def _written(
         raise VideoError(f"{target} cannot be written: {reason}.") from error
 
 
+@contextmanager
+def _joined(path: Path, target: Path, metadata: Mapping[str, str]) -> Iterator[Any]:
+    """A file to write of the target's format, with these tags."""
+    form = _format(target)
+    tags = {key: value for key, value in metadata.items() if key not in OF_THE_FILE}
+    options = dict(form.options)
+    if "movflags" in options and any(key.startswith(QUICKTIME) for key in tags):
+        options["movflags"] += AS_NAMED
+    with _written(path, target, form.container, options) as out:
+        out.metadata.update(tags)
+        yield out
+
+
 def _holds(target: Path, stream: Any) -> bool:
     if not stream.codec_context:
         return False
@@ -212,11 +230,13 @@ def _painted(segments: Sequence[Path], stream: Any, clip: Clip) -> Iterator[Any]
         with clips.opened(segment) as container:
             packets = [packet for packet in container.demux(video=0) if packet.pts is not None]
             begin, first = int(container.metadata[START]), min(p.pts for p in packets)
+            last = int(container.metadata.get(LAST, clip.step))
         for packet in packets:
             scale = packet.time_base / clip.unit
             packet.pts = begin + round((packet.pts - first) * scale)
             packet.duration = round((packet.duration or 0) * scale)
             packet.time_base = clip.unit
+        max(packets, key=lambda packet: packet.pts).duration = last
         for packet, shown in zip(packets, sorted(p.pts for p in packets), strict=True):
             if not before:
                 before.extend(shown - clip.step * i for i in range(REORDERED, 0, -1))
@@ -226,15 +246,32 @@ def _painted(segments: Sequence[Path], stream: Any, clip: Clip) -> Iterator[Any]
 
 
 def _copied(source: Any, copies: Mapping[int, Any]) -> Iterator[Any]:
-    """The packets of other streams, in time with the pictures."""
+    """The packets of other streams, in time with the pictures, as far as they can be read."""
     if not copies:
         return
     starts = {index: clips.start(source, source.streams[index]) for index in copies}
-    for packet in source.demux([source.streams[index] for index in copies]):
-        if packet.dts is None:  # only a mark of the end
+    clocks = {index: _clock(source.streams[index]) for index in copies}
+    for packet in clips.packets(source, [source.streams[index] for index in copies]):
+        if packet is None or packet.dts is None:  # only a mark of the end
             continue
-        begin = starts[packet.stream.index]
-        packet.pts = (packet.dts if packet.pts is None else packet.pts) - begin
-        packet.dts -= begin
-        packet.stream = copies[packet.stream.index]
+        index = packet.stream.index
+        _set_time(packet, starts[index], clocks[index])
+        packet.stream = copies[index]
         yield packet
+
+
+def _clock(stream: Any) -> Clock:
+    """In samples for sound, as MP4 has it, which wants no two packets at the same time."""
+    if stream.type != "audio":
+        return Clock(stream.time_base, least=0)  # two subtitles may be shown at once
+    rate = stream.codec_context.sample_rate
+    return Clock(Fraction(1, rate) if rate else stream.time_base)
+
+
+def _set_time(packet: Any, begin: int, clock: Clock) -> None:
+    scale = packet.time_base / clock.unit
+    late = 0 if packet.pts is None else packet.pts - packet.dts
+    packet.duration = round((packet.duration or 0) * scale)
+    packet.dts = clock(round((packet.dts - begin) * scale), packet.duration or 1)
+    packet.pts = packet.dts + round(late * scale)
+    packet.time_base = clock.unit

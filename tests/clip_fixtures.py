@@ -1,5 +1,6 @@
 """Small clips, written frame by frame."""
 
+import re
 import struct
 from fractions import Fraction
 
@@ -20,12 +21,26 @@ def picture(index, width=64, height=48):
     return rows
 
 
-def write(path, *, times=EVEN, size=(64, 48), sound="", turns=0, codec="libx264", **says):
+def write(
+    path,
+    *,
+    times=EVEN,
+    size=(64, 48),
+    sound="",
+    turns=0,
+    codec="libx264",
+    movflags="",
+    last=512,
+    tags=None,
+    **says,
+):
     """A clip; ``says`` are properties of its pictures, such as ``color_range=2``.
 
-    Players turn it clockwise by so many quarters.
+    Players turn it clockwise by so many quarters, and show the last picture for so long.
     """
-    with av.open(str(path), "w") as out:
+    options = {"movflags": movflags} if movflags else {}
+    with av.open(str(path), "w", container_options=options) as out:
+        out.metadata.update(tags or {})
         video = out.add_stream(codec, rate=25)
         video.width, video.height = size
         video.pix_fmt = "yuv444p" if size[0] % 2 or size[1] % 2 else "yuv420p"
@@ -37,7 +52,9 @@ def write(path, *, times=EVEN, size=(64, 48), sound="", turns=0, codec="libx264"
             frame = av.VideoFrame.from_ndarray(picture(index, *size), format="rgb24")
             frame.pts, frame.time_base = time, UNIT
             out.mux(video.encode(frame))
-        out.mux(video.encode(None))
+        packets = video.encode(None)
+        max(packets, key=lambda packet: packet.pts).duration = last
+        out.mux(packets)
         if audio:
             _hum(out, audio, times[-1] * UNIT)
     if turns:
@@ -55,6 +72,15 @@ def _turn(path, turns):
     content = path.read_bytes()
     place = content.index(upright, content.index(b"tkhd"))
     path.write_bytes(content[:place] + turned + content[place + len(turned) :])
+
+
+def damage(path):
+    """Let a fragment in the middle of an MP4 file claim a packet larger than any memory."""
+    content = bytearray(path.read_bytes())
+    heads = [place.end() for place in re.finditer(b"tfhd", content)]
+    size = heads[len(heads) // 2] + 20  # after flags, track, offset and duration
+    content[size : size + 4] = b"\xff" * 4
+    path.write_bytes(content)
 
 
 def _hum(out, audio, seconds):
@@ -80,3 +106,15 @@ def packets(path, kind="audio"):
     with av.open(str(path)) as container:
         stream = container.streams.get(**{kind: 0})[0]
         return [(float(p.pts * p.time_base), bytes(p)) for p in container.demux(stream) if p.size]
+
+
+def length(path):
+    """How long a clip is, in seconds."""
+    with av.open(str(path)) as container:
+        return container.duration / av.time_base
+
+
+def tags(path):
+    """What a clip says of itself as a whole."""
+    with av.open(str(path)) as container:
+        return dict(container.metadata)

@@ -84,12 +84,64 @@ def test_every_frame_is_painted_and_shown_when_it_was(stylize, tmp_path, times, 
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.parametrize("ending", [".mp4", ".mov", ".mkv", ".webm"])
+def test_the_last_frame_is_shown_for_as_long_as_it_was(stylize, tmp_path, ending):
+    source = clip_fixtures.write(tmp_path / "clip.mp4", last=128000)
+    assert clip_fixtures.length(source) == pytest.approx(10.36)
+    stylize(source, tmp_path / f"new{ending}")
+    assert clip_fixtures.length(tmp_path / f"new{ending}") == pytest.approx(10.36, abs=0.001)
+
+
+@pytest.mark.parametrize("ending", [".mp4", ".mov"])
+@pytest.mark.parametrize("more", [{}, {"com.apple.quicktime.location.ISO6709": "+48.1+011.5/"}])
+def test_what_a_clip_says_of_itself_stays(stylize, tmp_path, ending, more):
+    tags = {"title": "Sea", "creation_time": "2024-05-06T07:08:09.000000Z"} | more
+    source = clip_fixtures.write(
+        tmp_path / "clip.mov", tags=tags, turns=1, movflags="+use_metadata_tags"
+    )
+    target = tmp_path / f"new{ending}"
+    stylize(source, target)
+    after = clip_fixtures.tags(target)
+    assert after.items() >= tags.items()
+    assert after["major_brand"] == {".mp4": "isom", ".mov": "qt  "}[ending]
+    assert (clips.read(target).width, clips.read(target).height) == (48, 64)
+
+
 def test_sound_is_copied_packet_by_packet(stylize, tmp_path):
     source = clip_fixtures.write(tmp_path / "clip.mp4", sound="aac")
     stylize(source, tmp_path / "new.mp4")
     before, after = (clip_fixtures.packets(p) for p in (source, tmp_path / "new.mp4"))
     assert [content for _, content in after] == [content for _, content in before]
     assert [t for t, _ in after] == pytest.approx([t for t, _ in before], abs=0.001)
+
+
+@pytest.mark.parametrize("ending", [".mkv", ".mp4"])
+def test_what_was_joined_goes_on_after_the_seam(stylize, tmp_path, ending):
+    times = [512 * i for i in range(60)]
+    part = clip_fixtures.write(tmp_path / "part.ts", times=times, sound="aac")
+    (tmp_path / "clip.ts").write_bytes(2 * part.read_bytes())
+    target = tmp_path / f"new{ending}"
+    assert stylize(tmp_path / "clip.ts", target).frames == 120
+    shown, _ = clip_fixtures.frames(target)
+    assert np.diff(shown) == pytest.approx(0.04, abs=0.0011)
+    sound = clip_fixtures.packets(target)
+    assert len(sound) == 2 * len(clip_fixtures.packets(part))
+    assert np.diff([time for time, _ in sound]) == pytest.approx(1024 / 44100, abs=0.0011)
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        ([0, 40, 30, 40, 120], [0, 40, 41, 42, 120]),  # jitter
+        ([0, 40, 5000, 5040], [0, 40, 5000, 5040]),  # a gap
+        ([7000, 7040, 0, 40], [7000, 7040, 7080, 7120]),  # joined
+        ([7000, 7040, 0, 7060, 40], [7000, 7040, 7080, 7081, 7120]),  # joined, one comes late
+        ([7000, 7040, 0, 7120, 7160], [7000, 7040, 7080, 7120, 7160]),  # one goes astray
+    ],
+)
+def test_times_rise_whatever_a_stream_says(said, meant):
+    clock = clips.Clock(clips.Fraction(1, 1000))
+    assert [clock(time, 40) for time in said] == meant
 
 
 def test_labels_of_colours_stay_and_colours_do_not_drift(stylize, tmp_path):
@@ -194,13 +246,39 @@ def test_what_is_no_clip_is_said_in_one_sentence(stylize, tmp_path, name, conten
     assert not list(tmp_path.glob("new*"))
 
 
-def test_a_clip_that_ends_in_its_middle_is_painted_as_far_as_it_goes(stylize, tmp_path):
-    whole = clip_fixtures.write(tmp_path / "whole.mkv", times=[512 * i for i in range(60)])
-    content = whole.read_bytes()
-    (tmp_path / "clip.mkv").write_bytes(content[: len(content) // 2])
-    done = stylize(tmp_path / "clip.mkv", tmp_path / "new.mkv")
+@pytest.mark.parametrize("sound", ["", "aac"])
+@pytest.mark.parametrize("ending", [".mkv", ".mp4"])
+def test_a_clip_that_ends_in_its_middle_is_painted_as_far_as_it_goes(
+    stylize, tmp_path, ending, sound
+):
+    times = [512 * i for i in range(60)]
+    place = tmp_path / f"clip{ending}"
+    clip_fixtures.write(place, times=times, sound=sound, movflags="+faststart")
+    content = place.read_bytes()
+    place.write_bytes(content[: len(content) * 3 // 4])
+    target = tmp_path / f"new{ending}"
+    done = stylize(place, target)
     assert 0 < done.frames < 60
-    assert len(clip_fixtures.frames(tmp_path / "new.mkv")[0]) == done.frames
+    assert len(clip_fixtures.frames(target)[0]) == done.frames
+    if sound:
+        assert 0 < clip_fixtures.packets(target)[-1][0] < 2.2
+
+
+def test_sound_goes_as_far_as_the_pictures_where_the_rest_cannot_be_read(stylize, tmp_path):
+    import av
+
+    times = [512 * i for i in range(60)]
+    source = clip_fixtures.write(
+        tmp_path / "clip.mp4", times=times, sound="aac", movflags="+empty_moov+frag_every_frame"
+    )
+    clip_fixtures.damage(source)
+    with av.open(str(source)) as container, pytest.raises(av.FFmpegError):
+        list(container.demux())
+    done = stylize(source, tmp_path / "new.mp4")
+    assert 0 < done.frames < 60
+    assert done.notes == (f"it is damaged; {done.frames} of its frames could be read",)
+    last = clip_fixtures.packets(tmp_path / "new.mp4")[-1][0]
+    assert last == pytest.approx(done.frames / 25, abs=0.2)
 
 
 def test_sound_alone_is_no_clip(stylize, tmp_path):
