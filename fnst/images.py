@@ -344,10 +344,12 @@ class _NoLimit(AbstractContextManager[None]):
     """Lifts Pillow's limit, which is one for all threads, until the last who asked is done."""
 
     def __init__(self) -> None:
-        self.lock, self.count = threading.Lock(), 0
+        self.lock, self.count, self.before = threading.Lock(), 0, Pillow.MAX_IMAGE_PIXELS
 
     def __enter__(self) -> None:
         with self.lock:
+            if not self.count:
+                self.before = Pillow.MAX_IMAGE_PIXELS
             self.count += 1
             Pillow.MAX_IMAGE_PIXELS = None
 
@@ -355,7 +357,7 @@ class _NoLimit(AbstractContextManager[None]):
         with self.lock:
             self.count -= 1
             if not self.count:
-                Pillow.MAX_IMAGE_PIXELS = MOST_PIXELS
+                Pillow.MAX_IMAGE_PIXELS = self.before
 
 
 _no_limit = _NoLimit()
