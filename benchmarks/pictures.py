@@ -97,6 +97,9 @@ def draw(
     shown = [face, mask.expand(face.shape) / 255, painted]
     yield "mask", _grid(["photograph", "mask.png", "--mask mask.png"], shown, columns=3)
 
+    versions = sheets.painter({"version 1": paint, "version 2": second}, before=False)
+    yield "versions", versions(Picture(photo(china))).rgb
+
     all_of_them = Controls(stroke_size=1.5, strength=0.8, keep_colors=True)
     steered_paint = controls.compose([(paint, 1.0)], all_of_them)
     paints = {"--stroke-size 1.5 --strength 0.8 --keep-colors": steered_paint}

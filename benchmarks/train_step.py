@@ -50,8 +50,9 @@ def measure() -> Iterator[Result]:
     ours.
     """
     ways = {name: _process(name) for name in ("textbook", *DTYPES)}
-    for way in ways.values():  # imports, and what libraries set up at their first calls
-        way.submit(_warm).result()
+    # imports, and what libraries set up at their first calls
+    for warmed in [way.submit(_warm) for way in ways.values()]:
+        warmed.result()
     rounds = [
         {name: way.submit(_seconds, BATCH).result() for name, way in ways.items()}
         | {f"peak-{name}": ways[name].submit(_peak_rate).result() for name in DTYPES}
@@ -183,10 +184,10 @@ def _peak_rate() -> float:
 
 
 def _flops() -> int:
-    """Floating-point operations of a step, as PyTorch counts them."""
-    step, photos = made("fp32"), photographs(1)
+    """Floating-point operations of a step, as PyTorch counts them in this process."""
+    photos = photographs(1)
     with FlopCounterMode(display=False) as counter:
-        step(photos)
+        _step(photos)
     return BATCH * int(counter.get_total_flops())
 
 
