@@ -102,7 +102,7 @@ def _sheet(name: str, paint: Paint, photos: Photos, scores: list[Score], path: P
     """The first photographs before and after, at the full size that they are kept in."""
     rows = [
         (
-            f"{score.photo}: content {score.values['content']:.3f}, style "
+            f"{score.photo}, at {score.size} pixels: content {score.values['content']:.3f}, style "
             f"{score.values['style']:.3f}, total {score.values['total']:.3f}, "
             f"{score.values['relative_total']:.0%} of the photograph's own",
             (photos.whole(index), paint(photos.whole(index))),
