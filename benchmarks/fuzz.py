@@ -19,7 +19,7 @@ from benchmarks import ROOT, Result, command, hostile
 from benchmarks.command import Stylized
 
 MUTANTS = 5000
-COMMANDED = 1000  # of them; they are painted, as a folder, by a network of the usual kind
+COMMANDED = 3000  # of them; they are painted, as a folder, by a network of the usual kind
 SEED = 20_240_229
 
 # A file may take so long, and the process so much memory above what it has when it starts.
@@ -41,7 +41,7 @@ def measure() -> Iterator[Result]:
 
     Every file must come out whole or be refused in one sentence, in a minute and in 3 GB of memory
     more than the program itself; anything else is counted as crash, hang or wrong. `command` is one
-    `fnst stylize` on a folder of the tricks and a thousand mutants; there nothing is timed alone.
+    `fnst stylize` on a folder of the tricks and 3,000 mutants; there, no file is timed alone.
     """
     tricks = len(hostile.tricks())
     for name, found in (
