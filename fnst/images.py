@@ -250,9 +250,16 @@ def ending_of(content: bytes) -> str:
     Pillow.init()
     for kind in _formats(io.BytesIO(content)):
         _, fits = Pillow.OPEN[kind]
-        if fits and fits(content[:16]) is True:
+        if fits and fits(content[:16]) is True and not (kind == "AVIF" and _is_heic(content)):
             return ENDINGS.get(kind, ".png")
     return ".png"
+
+
+def _is_heic(content: bytes) -> bool:
+    """Whether a file of the kind that AVIF and HEIC share names no AVIF among its brands."""
+    size = int.from_bytes(content[:4], "big")  # of the box `ftyp` (ISO/IEC 14496-12, 4.3)
+    brands = content[8 : min(size, 256)]
+    return b"avif" not in brands and b"avis" not in brands
 
 
 def fit(image: Image, size: int) -> AnySize:

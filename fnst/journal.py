@@ -5,7 +5,6 @@ MLflow run. All of it is set aside when it belongs to another training, and move
 when the training is done.
 """
 
-import math
 import shutil
 import time
 from pathlib import Path
@@ -17,6 +16,7 @@ from fnst.training import DivergedError, Learner, Progress
 STATE, CURVE, SAMPLES, RUN = "state.safetensors", "loss.csv", "samples", "run.json"
 GOOD = "good.safetensors"  # the last state whose losses were reported, and found to be right
 CLOCK = "clock.json"
+NOTED = "noted.txt"  # what was known elsewhere of this style when the training began
 
 KEEP_SECONDS = 20.0  # of work that an interrupt may cost at most
 SETBACKS = 3  # returns to the last state, each with half the learning rate, before giving up
@@ -43,24 +43,30 @@ class Journal:
     def samples(self) -> Path:
         return self.folder / SAMPLES
 
-    def resume(self, learner: Learner, *, finished_after: float = math.inf) -> int:
+    def resume(self, learner: Learner, *, noted: str | None = None) -> int:
         """Take up what was kept; the number of steps already done, 0 for a fresh start.
 
         Args:
             learner: what goes on.
-            finished_after: seconds since the epoch; a training that was finished later is taken
-                up, too, to be finished once more.
+            noted: what is known elsewhere of this style's last training. One that was finished is
+                taken up, too, and finished once more, where that is what was known when it began;
+                never if None.
 
         Raises:
             TrainingError: when the state is damaged.
         """
-        if not self.folder.exists() and _changed(self._finished) > finished_after:
+        is_unnoted = noted is not None and _read(self._finished / NOTED) == noted
+        if is_unnoted and not self.folder.exists():
             self._finished.rename(self.folder)
+            if self._take_up(STATE, learner) is None:  # it is of another kind
+                self.folder.rename(self._finished)
         shutil.rmtree(self._finished, ignore_errors=True)
         step = self._take_up(STATE, learner)
         if step is None:
             self._set_aside()
         self.samples.mkdir(parents=True, exist_ok=True)
+        if step is None and noted is not None:
+            files.write(self.folder / NOTED, noted.encode())
         return step or 0
 
     def follow(self, learner: Learner, step: int) -> None:
@@ -171,7 +177,6 @@ class Journal:
         for name in (CURVE, RUN):
             files.write(target / name, (self.folder / name).read_bytes())
         shutil.rmtree(self._finished, ignore_errors=True)
-        self.folder.touch()
         self.folder.rename(self._finished)
 
     @property
@@ -179,6 +184,5 @@ class Journal:
         return self.folder.with_name(f".{self.folder.name}.done")
 
 
-def _changed(path: Path) -> float:
-    """When it was changed, in seconds since the epoch; never, if it is not there."""
-    return path.stat().st_mtime if path.exists() else -math.inf
+def _read(path: Path) -> str | None:
+    return path.read_text(encoding="utf-8") if path.exists() else None

@@ -136,7 +136,13 @@ def _as_tags(metrics: Mapping[str, float]) -> dict[str, str]:
 
 
 def measured_anew(
-    version: Version, metrics: Mapping[str, float], judged_by: str, card: str, *, step: int
+    version: Version,
+    metrics: Mapping[str, float],
+    judged_by: str,
+    card: str,
+    *,
+    step: int,
+    has_run: bool = True,
 ) -> Version:
     """Give a version other numbers and another card; unless it is champion, it is to be judged.
 
@@ -146,6 +152,7 @@ def measured_anew(
         judged_by: see ``JUDGED_BY``.
         card: the model card, Markdown.
         step: the training's last.
+        has_run: whether the version's run is still there, to be told as well.
 
     Raises:
         RegistryError: when the store does not answer.
@@ -153,20 +160,23 @@ def measured_anew(
     client = store.connect()
     name, number = PREFIX + version.style, str(version.number)
     with store.asked():
-        stale = {tag for tag in version.tags if tag.startswith(HELD_OUT)}
-        told = {**_as_tags(metrics), JUDGED_BY: judged_by}
-        for tag in stale - told.keys():
-            client.delete_model_version_tag(name, number, tag)
-        for tag, value in told.items():
-            client.set_model_version_tag(name, number, tag, value)
-        for metric, number_found in metrics.items():
-            client.log_metric(version.run_id, f"{HELD_OUT_METRIC}{metric}", number_found, step=step)
         if CHAMPION in version.aliases and version.verdict:
             card = _with_verdict(card, version.verdict)
         elif version.verdict:
             client.delete_model_version_tag(name, number, GATE)
         client.update_model_version(name, number, description=card)
-        _write_note(client, replace(version, card=card))
+        if has_run:
+            for metric, value in metrics.items():
+                key = f"{HELD_OUT_METRIC}{metric}"
+                client.log_metric(version.run_id, key, value, step=step)
+            _write_note(client, replace(version, card=card))
+        # What ``holds`` looks at comes last: until it is there, all of this is done again.
+        told = {**_as_tags(metrics), JUDGED_BY: judged_by}
+        stale = {tag for tag in version.tags if tag.startswith(HELD_OUT)} - told.keys()
+        for tag in stale:
+            client.delete_model_version_tag(name, number, tag)
+        for tag, text in told.items():
+            client.set_model_version_tag(name, number, tag, text)
         return _get(client, version.style, version.number)
 
 
@@ -203,8 +213,8 @@ def find(style: str, weights_sha256: str) -> Version | None:
 
 def _by_hash(client: "MlflowClient", style: str, digest: str) -> Version | None:
     found = client.search_model_versions(f"name = '{PREFIX}{style}' and tags.{HASH} = '{digest}'")
-    newest = max(found, key=lambda v: int(v.version), default=None)
-    return _version(client, style, newest) if newest else None
+    newest = max((int(version.version) for version in found), default=None)
+    return _get(client, style, newest) if newest else None
 
 
 def _make_model(client: "MlflowClient", style: str) -> None:

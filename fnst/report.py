@@ -77,7 +77,7 @@ def drop_stale_trade_off(folder: Path, strength: float, metrics: Mapping[str, fl
         return
     points = files.read_json(table)
     own = [point["style"] for point in points if point["strength"] == strength]
-    if own != [metrics["relative_style"]]:
+    if own and own != [metrics["relative_style"]]:
         for path in (table, table.with_suffix(".jpg")):
             path.unlink(missing_ok=True)
 

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fnst import checkpoint, files, images, journal, params, registry, tracking
+from fnst import checkpoint, files, images, journal, params, registry, store, tracking
 from fnst.errors import TrainingError
 from fnst.registry import Version
 from stages import run, style_named
@@ -83,15 +83,19 @@ def _measure_anew(
     """Give a version the numbers and pages of a later evaluation of the same weights."""
     name, trained = version.style, card["training"]
     tags = _tags(name, trained)
-    with tracking.amend(name, run_id=version.run_id, params={}, tags=tags) as tracked:
-        for file in RESULTS:
-            tracked.file(results / file, "results")
+    with store.asked():
+        has_run = tracking.exists(store.connect(), version.run_id)
+    if has_run:
+        with tracking.amend(name, run_id=version.run_id, params={}, tags=tags) as tracked:
+            for file in RESULTS:
+                tracked.file(results / file, "results")
     return registry.measured_anew(
         version,
         metrics,
         _judged_by(results),
         _card(name, card, metrics, tags),
         step=trained["steps"],
+        has_run=has_run,
     )
 
 

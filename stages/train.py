@@ -7,7 +7,6 @@ what there is to tell and keep.
 
 import hashlib
 import json
-import math
 import os
 import signal
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from jaxtyping import Float
 
 from fnst import (
@@ -129,7 +129,7 @@ def _train(name: str, wanted: params.Params) -> None:
         return
     shown = {**described, "photos": asdict(wanted.chosen.photos)}
     lineage = tracking.lineage()
-    start = journal.resume(parts.learner, finished_after=_committed())
+    start = journal.resume(parts.learner, noted=_noted())
     if journal.aside:
         print(
             f"train {name}: {journal.folder} was of other params, photographs or code, so this "
@@ -176,13 +176,16 @@ def _train(name: str, wanted: params.Params) -> None:
     print(f"train {name}: model, loss curve and samples in {DATA / 'models' / name}/")
 
 
-def _committed() -> float:
-    """When DVC last took note of a stage's results: what ended later, it does not know of.
+def _noted() -> str | None:
+    """What DVC has noted of this stage's last run, in dvc.lock: of every run it is another.
 
-    Never, where it is not DVC that runs this stage: who does so by hand wants a training.
+    None where it is not DVC that runs this stage: who does so by hand wants a training.
     """
-    lock = Path("dvc.lock")
-    return lock.stat().st_mtime if "DVC_STAGE" in os.environ and lock.exists() else math.inf
+    stage, lock = os.environ.get("DVC_STAGE"), Path("dvc.lock")
+    if stage is None:
+        return None
+    noted = yaml.safe_load(lock.read_text(encoding="utf-8")) if lock.exists() else {}
+    return json.dumps(noted.get("stages", {}).get(stage), sort_keys=True)
 
 
 def inputs(wanted: params.Params, name: str) -> Inputs:

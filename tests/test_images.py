@@ -366,6 +366,19 @@ def growing_gif(side, disposal=0):
     return filled("P", 0, ending="GIF").removesuffix(b";") + control + frame + b";"
 
 
+@pytest.mark.parametrize(
+    ("brands", "ending"),
+    [(b"mif1heic", ".jpg"), (b"msf1hevc", ".jpg"), (b"mif1avif", ".avif"), (b"avif", ".avif")],
+)
+def test_what_avif_and_heic_share_is_told_by_all_its_brands(brands, ending, monkeypatch):
+    heif = Pillow.OPEN.get("HEIF", (None, lambda prefix: prefix[4:8] == b"ftyp"))
+    monkeypatch.setitem(Pillow.OPEN, "HEIF", heif)
+    monkeypatch.setattr(images, "_formats", lambda file: ["AVIF", "HEIF"])
+    box = b"ftyp" + brands[:4] + bytes(4) + brands
+    content = (4 + len(box)).to_bytes(4, "big") + box + b"avif in the pixels"
+    assert images.ending_of(content) == ending
+
+
 def test_whoever_asks_for_an_ending_leaves_the_limit_as_it_was():
     for content in (encoded(Pillow.new("RGB", (8, 8))), growing_gif(65_535), b"nothing"):
         images.ending_of(content)

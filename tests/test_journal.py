@@ -235,34 +235,42 @@ def test_a_finished_training_leaves_curve_samples_and_run_and_nothing_else(folde
     assert files.read_json(target / "run.json") == {"run_id": "run"}
 
 
+def finished(folder, learner, target, noted):
+    """A training that ended when so much was known of the one before."""
+    book = Journal(folder, "a")
+    book.resume(learner, noted=noted)
+    book.rows = [row(1), row(2)]
+    book.keep(learner, 2, good=True)
+    book.run_id = "run"
+    book.finish(target)
+
+
 def test_what_was_finished_can_be_finished_again_where_nobody_took_note(
     folder, parts, fresh, tmp_path
 ):
     """As when DVC is killed after the stage has ended, and before it has written its lock."""
-    book = kept(folder, parts, steps=2, upto=2)
-    book.run_id = "run"
-    took_note = time.time() - 10
-    book.finish(tmp_path / "wave")
+    finished(folder, parts, tmp_path / "wave", noted="the last")
     again = Journal(folder, "a")
-    assert again.resume(fresh(), finished_after=took_note) == 2
+    assert again.resume(fresh(), noted="the last") == 2
     again.finish(tmp_path / "other")
     assert files.read_json(tmp_path / "other" / "run.json") == {"run_id": "run"}
 
 
 @pytest.mark.parametrize(
-    ("fingerprint", "took_note"), [("a", 10), ("b", -10), ("a", None)], ids=str
+    ("fingerprint", "noted"), [("a", "this one"), ("b", "the last"), ("a", None)]
 )
 def test_what_was_finished_and_noted_or_of_another_kind_is_not_taken_up(
-    folder, parts, fresh, tmp_path, fingerprint, took_note
+    folder, parts, fresh, tmp_path, fingerprint, noted
 ):
-    book = kept(folder, parts, steps=2, upto=2)
-    book.run_id = "run"
-    book.finish(tmp_path / "wave")
-    moment = {} if took_note is None else {"finished_after": time.time() + took_note}
+    kept(folder, parts, steps=1, upto=1, fingerprint="older")
+    finished(folder, parts, tmp_path / "wave", noted="the last")
+    aside = folder.with_name(f"{folder.name}.old")
+    assert Journal(aside, "older").resume(fresh()) == 1
     again = Journal(folder, fingerprint)
-    assert again.resume(fresh(), **moment) == 0
+    assert again.resume(fresh(), noted=noted) == 0
     assert [path.name for path in tmp_path.glob(".*")] == []
     assert not again.run_id
+    assert Journal(aside, "older").resume(fresh()) == 1  # a training that was never finished
 
 
 def test_an_interrupt_while_finishing_leaves_a_training_that_can_be_resumed(

@@ -226,9 +226,33 @@ def test_the_same_weights_measured_anew_have_the_new_numbers(project, tmp_path):
     assert registry.get("wave", 2).card.startswith("Held-out total 1.4\n\nmore\n\n## Gate")
 
 
+def test_to_measure_anew_is_done_again_after_an_interrupt(project, tmp_path, monkeypatch):
+    judged(tmp_path)
+    judged(tmp_path, seed=1, total=9.0)
+    version = registry.find("wave", weights(tmp_path / "1"))
+
+    def interrupted(*arguments, **more):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(type(store.connect()), "log_metric", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            registry.measured_anew(version, {"total": 1.4}, "x", "other", step=20)
+    assert not registry.holds(registry.find("wave", weights(tmp_path / "1")), {"total": 1.4}, "x")
+
+
+def test_a_version_whose_run_is_gone_is_measured_anew_without_it(project, tmp_path):
+    judged(tmp_path)
+    version = registry.get("wave", 1)
+    store.connect().delete_run(version.run_id)
+    again = registry.measured_anew(version, {"total": 9.0}, "y", "b", step=20, has_run=False)
+    assert registry.holds(again, {"total": 9.0}, "y")
+
+
 def test_a_champion_measured_anew_stays_one_and_keeps_its_verdict(project, tmp_path):
     verdict = judged(tmp_path, grid_ratio=3.0)
-    again = registry.measured_anew(registry.get("wave", 1), {"total": 9.0}, "y", "other", step=20)
+    champion = registry.find("wave", weights(tmp_path / "0"))
+    again = registry.measured_anew(champion, {"total": 9.0}, "y", "other", step=20)
     assert again.verdict == verdict
     assert again.aliases == ("champion",)
     assert again.card == f"other\n\n## Gate\n\n{verdict}\n"

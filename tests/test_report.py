@@ -65,15 +65,15 @@ def test_a_trade_off_is_shown_where_one_lies_beside_the_page():
     assert '<img src="tradeoff.jpg"' in page([score()])
 
 
-@pytest.mark.parametrize(("strength", "now"), [(1.0, 0.21), (2.0, 0.2)])
-def test_a_trade_off_of_another_network_is_not_kept(tmp_path, strength, now):
+def test_a_trade_off_of_another_network_is_not_kept(tmp_path):
     report.drop_stale_trade_off(tmp_path, 1.0, {"relative_style": 0.2})  # there is none yet
     points = [{"strength": 0.5, "style": 0.3}, {"strength": 1.0, "style": 0.2}]
     files.write_json(tmp_path / "tradeoff.json", points)
     (tmp_path / "tradeoff.jpg").touch()
     report.drop_stale_trade_off(tmp_path, 1.0, {"relative_style": 0.2})
+    report.drop_stale_trade_off(tmp_path, 3.0, {"relative_style": 0.1})  # a trial beside the sweep
     assert len(list(tmp_path.iterdir())) == 2
-    report.drop_stale_trade_off(tmp_path, strength, {"relative_style": now})
+    report.drop_stale_trade_off(tmp_path, 1.0, {"relative_style": 0.21})
     assert not list(tmp_path.iterdir())
 
 

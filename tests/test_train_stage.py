@@ -1,7 +1,6 @@
 """The training stage's own loop: killed at any moment, or led astray, it ends where it should."""
 
 import io
-import math
 import multiprocessing
 import os
 import random
@@ -254,12 +253,16 @@ def test_it_says_by_the_contents_what_it_begins_with(tmp_path, monkeypatch):
         (tmp_path / place).write_text("before")
 
 
-def test_only_what_dvc_runs_finishes_what_dvc_did_not_take_note_of(tmp_path, monkeypatch):
+def test_what_dvc_has_noted_is_its_entry_of_this_stage(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_STAGE", raising=False)
-    (tmp_path / "dvc.lock").touch()
-    assert train._committed() == math.inf
+    assert train._noted() is None  # it is not DVC that runs it
     monkeypatch.setenv("DVC_STAGE", "train@wave")
-    assert train._committed() == (tmp_path / "dvc.lock").stat().st_mtime
-    (tmp_path / "dvc.lock").unlink()
-    assert train._committed() == math.inf
+    assert train._noted() == "null"
+    lock = tmp_path / "dvc.lock"
+    lock.write_text("stages:\n  train@wave: {outs: [a]}\n  other: {outs: [b]}\n")
+    known = train._noted()
+    lock.write_text("# rewritten\nstages:\n  other: {outs: [c]}\n  train@wave: {outs: [a]}\n")
+    assert train._noted() == known
+    lock.write_text("stages:\n  train@wave: {outs: [d]}\n")
+    assert train._noted() != known
