@@ -32,6 +32,8 @@ Batch = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
 # A training that learns stays below its first reported loss; chosen by us, far above any noise.
 EXPLODED = 10.0  # times the first reported total
 
+LEVEL = 1 / 255  # what varies by less than a grey level is of one colour
+
 UNREPORTED = "unreported"  # in a state's file: what its meter had summed up
 
 Schedule = Callable[[int], float]  # step, from 1 -> learning rate
@@ -118,7 +120,7 @@ class Learner:
             stylized = self._forward(photos)
             terms = self.loss(stylized, photos)
         self.optimizer.zero_grad()
-        terms.total.mean().backward()
+        (terms.total * has_texture(photos)).mean().backward()
         self.optimizer.step()
         self.meter.add(terms)
 
@@ -130,6 +132,15 @@ class Learner:
         """Whether weights and losses are all numbers; waits for the GPU."""
         tensors = [self.meter.sums, *self.network.parameters()]
         return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
+
+
+def has_texture(photos: Batch) -> Float[Tensor, " b"]:
+    """1 for each photograph that anything can be learnt from, 0 for one that is of one colour.
+
+    Where nothing varies, every norm divides by the root of its epsilon: the gradients that pass ten
+    of them, 300 times as large after each, are no numbers in the end, though the losses are.
+    """
+    return (photos.std((2, 3)).amax(1) > LEVEL).to(photos.dtype)
 
 
 def train(

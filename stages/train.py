@@ -44,7 +44,7 @@ from stages import run, style_named
 Photo = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
 
 DATA = Path("data")
-FORMAT = 3  # raised when the same params, or a state, no longer mean the same training
+FORMAT = 4  # raised when the same params, or a state, no longer mean the same training
 
 # Short side of the samples, pixels; chosen by us: strokes can be told, and drawing one takes about
 # as long as a step of the smallest recipe.

@@ -152,6 +152,27 @@ def test_a_batch_takes_the_step_of_its_average_photograph(loss):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_from_a_photograph_of_one_colour_nothing_is_learnt(loss, dtype):
+    """Through ten norms of what does not vary, gradients become no numbers."""
+    torch.manual_seed(0)
+    made = TransformerNetwork(width=4, blocks=5)
+    before = weights_of(made)
+    white = torch.ones(1, 3, 16, 16) + 1e-7 * torch.rand(1, 3, 16, 16)  # as resizing leaves it
+    run(made, loss, photos=itertools.repeat(white), steps=1, dtype=dtype)
+    assert torch.equal(weights_of(made), before)
+
+
+def test_a_photograph_of_one_colour_leaves_the_others_what_they_teach(loss):
+    photo = next(batches())[:1]
+    alone, beside = network(), network()
+    run(alone, loss, torch.optim.SGD(alone.parameters(), 0.02), [photo], steps=1)
+    both = torch.cat((photo, torch.ones_like(photo)))
+    run(beside, loss, torch.optim.SGD(beside.parameters(), 0.02), [both], steps=1)
+    start = weights_of(network())
+    assert_close(weights_of(beside) - start, (weights_of(alone) - start) / 2, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_convolutions_are_in_the_precision_that_was_chosen_and_weights_in_float32(loss, dtype):
     made, seen = network(), []
     made.layers[0].register_forward_hook(lambda module, given, result: seen.append(result.dtype))
