@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from benchmarks import Result, timing, train_step
 from fnst import build, files, memory, params, training
@@ -78,10 +77,9 @@ def _learner(wanted: params.Params, recipe: params.Recipe) -> training.Learner:
     """The recipe's network, and a loss whose VGG19 has random weights: they take as long."""
     dtype = training.choose_dtype(recipe.train.precision, device())
     network = build.network(recipe.network, seed=0).to(device())
-    painting = torch.rand(1, 3, 512, 512, generator=torch.Generator().manual_seed(1))
     loss = PerceptualLoss(
         train_step.random_vgg().in_precision(dtype).to(device()),
-        painting.to(device(), memory_format=torch.channels_last),
+        train_step.painting(),
         content_layer=wanted.loss.content_layer,
         style_layers=wanted.loss.style_layers,
         weights=build.weights(wanted.loss, params.Style("noise")),

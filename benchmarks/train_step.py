@@ -100,16 +100,21 @@ def photographs(count: int) -> Tensor:
     return noise.to(device())
 
 
+def painting() -> Tensor:
+    """Noise as well, of a painting's size."""
+    noise = torch.rand(1, 3, STYLE_SIDE, STYLE_SIDE, generator=torch.Generator().manual_seed(1))
+    return noise.to(device(), memory_format=torch.channels_last)
+
+
 def made(name: str) -> Step:
     """A step by its name: `textbook`, or ours in `fp32` or `bf16`."""
-    style = torch.rand(1, 3, STYLE_SIDE, STYLE_SIDE, generator=torch.Generator().manual_seed(1))
-    style = style.to(device())
+    style = painting()
     torch.manual_seed(0)
     if name.startswith("textbook"):
         return textbook.Step(
             textbook.Network().to(device()),
             random_vgg().to(device()),
-            style,
+            style.contiguous(),
             content_layer=CONTENT,
             style_layers=STYLE,
             learning_rate=RATE,
@@ -117,7 +122,7 @@ def made(name: str) -> Step:
     network = build.network(NETWORK, seed=0).to(device())
     loss = PerceptualLoss(
         random_vgg().in_precision(DTYPES[name]).to(device()),
-        style.to(memory_format=torch.channels_last),
+        style,
         content_layer=CONTENT,
         style_layers=STYLE,
         weights=Weights(),

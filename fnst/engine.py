@@ -72,7 +72,7 @@ class Engine:
         self.network = copy.deepcopy(network).eval().requires_grad_(False)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.fast = _exchanged(copy.deepcopy(self.network), self.device, self.dtype)
-        # bytes a core that no pass in strips takes
+        # numbers a core that no pass in strips keeps
         self.room = max((layer.room() for layer in _each(self.fast, Winograd)), default=0)
         self.recorded = list(_each(self.fast, Recorded))
         self.widest = passage.widest(self.network)
@@ -83,7 +83,8 @@ class Engine:
         """Stylize a picture; the result has its size and dtype and is where it is."""
         most = self.max_memory or memory.budget(self.device)
         needs = PIECES * strips.whole_needs(image, self.widest, self.dtype)
-        if needs + torch.get_num_threads() * self.room <= most:
+        needs += torch.get_num_threads() * self.room * self.dtype.itemsize
+        if needs <= most:
             try:
                 return stylize(self.fast, image)
             except (MemoryError, RuntimeError) as error:  # others may have taken it meanwhile

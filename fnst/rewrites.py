@@ -97,15 +97,12 @@ class Winograd(nn.Module):
             for part in zip(_parts(image), _parts(place), strict=True)
         ]
         count = torch.get_num_threads()
-        room = images.new_empty(count, 2, self._room() // 2)
+        room = images.new_empty(count, 2, self.room() // 2)
         cores.each(lambda core: self._convolve(parts[core::count], *room[core]), range(count))
         return convolved[:, :h, :w].permute(0, 3, 1, 2)
 
     def room(self) -> int:
-        """How many bytes it takes at once on each core."""
-        return self._room() * self.weight.itemsize
-
-    def _room(self) -> int:
+        """How many numbers it keeps at once on each core."""
         return 2 * TILE**2 * TILES * max(self.weight.shape[1:])
 
     def _convolve(self, parts: Sequence[tuple[Tensor, ...]], some: Tensor, others: Tensor) -> None:

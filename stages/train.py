@@ -265,10 +265,6 @@ class Teller:
                 picture = stylize(self.parts.network, self.parts.sample)
             self.sample(step, picture)
 
-    def forget(self, step: int) -> None:
-        """Take back what was not sent yet of the steps after this one: they will come again."""
-        self.tracked.forget(step)
-
     def sample(self, step: int, picture: Photo) -> None:
         """Keep a picture of how far the training is."""
         images.save(images.Picture(picture), self.journal.samples / f"step-{step:06d}.jpg")
@@ -291,7 +287,7 @@ def _learn_safely(
             if not teller:
                 continue
             start = journal.go_back(parts.learner, reason)
-            teller.forget(start)
+            teller.tracked.forget(start)  # those steps will come again
             print(
                 f"train {name}: {reason}; going on after step {start} with the learning rate "
                 f"times {journal.caution:g}",

@@ -5,6 +5,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from fnst.engine import Engine
 from fnst.errors import DeviceError
 from fnst.network import TransformerNetwork
 from fnst.stylize import beyond, device, stylize
@@ -88,3 +89,10 @@ def test_a_device_that_is_not_here_is_refused(name):
 def test_what_is_no_device_is_refused(name):
     with pytest.raises(DeviceError, match="expected a device such as cpu, cuda or mps, got"):
         device(name)
+
+
+@pytest.mark.parametrize("begin", [lambda network: device("cpu"), Engine])
+def test_float32_is_not_rounded_on_a_gpu(network, begin, monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    begin(network)
+    assert not torch.backends.cudnn.allow_tf32

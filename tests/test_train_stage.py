@@ -33,7 +33,7 @@ class Nowhere:
         pass
 
     def forget(self, step):
-        pass
+        self.kept = step
 
     def picture(self, picture, *, key, step):
         pass
@@ -101,7 +101,7 @@ def folder(tmp_path):
     return with_photographs(tmp_path)
 
 
-def learn(folder, name, made=None):
+def learn(folder, name, made=None, tracked=None):
     """Train from wherever the journal of that name stands, to the end; its journal."""
     made = made or parts(folder)
     book = Journal(folder / name, "a")
@@ -109,7 +109,8 @@ def learn(folder, name, made=None):
         train._learn_safely("wave", made, book)
         return book
     start = book.resume(made.learner)
-    teller = train.Teller(made, book, Nowhere(), lambda step, note="": None)
+    tracked = tracked or Nowhere()
+    teller = train.Teller(made, book, tracked, lambda step, note="": None)
     train._learn_safely("wave", made, book, teller, start)
     return book
 
@@ -176,8 +177,10 @@ def test_a_training_that_diverges_goes_back_and_ends_well(folder, monkeypatch, c
     made = parts(folder, steps=30)
     poison(made, monkeypatch, times=2, step=20)
     monkeypatch.setattr(journal, "KEEP_SECONDS", 0.0)
-    book = learn(folder, "wave.partial", made)
+    tracked = Nowhere()
+    book = learn(folder, "wave.partial", made, tracked)
     assert book.setbacks == 2
+    assert tracked.kept == 18  # what was told of later steps is taken back
     assert all(weights.isfinite().all() for weights in made.network.parameters())
     assert [row["step"] for row in curve(book)] == list(range(3, 31, 3))
     said = capsys.readouterr().out.splitlines()
