@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import Result, textbook, timing
-from fnst import build, memory, params, training
+from fnst import build, fused, memory, params, training
 from fnst.features import BLOCKS, VGG
 from fnst.losses import PerceptualLoss, Weights
 from fnst.stylize import device
@@ -23,6 +23,7 @@ RATE = 0.001
 CONTENT = "relu3_1"
 STYLE = {"relu1_1": 0.2, "relu2_1": 0.1, "relu3_1": 0.05, "relu4_1": 0.025, "relu5_1": 0.0125}
 NETWORK = params.Network(width=32, blocks=5, downsampling="stride", upsampling="folded")
+PLAIN = "-unfused"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 Step = Callable[[Tensor], object]
@@ -76,15 +77,20 @@ def measure() -> Iterator[Result]:
 
 
 def measure_batches() -> Iterator[Result]:
-    """Larger batches, and the textbook's step with memory kept as ours keeps it.
+    """Larger batches, the textbook's step with memory kept as ours keeps it, and our plain one.
 
     Ours is in the precision that is chosen by default. The textbook's is of batch 4; by itself it
-    gives its memory back to the system and takes it again at every step. Medians of three.
+    gives its memory back to the system and takes it again at every step. On a GPU there is ours of
+    batch 4 once more, with PyTorch's kernels in the place of fnst's. Medians of three.
     """
-    ways = {name: _process(name) for name in (_by_default(), "textbook-kept")}
+    default = _by_default()
+    batches = {default: LARGER, "textbook-kept": (BATCH,)}
+    if timing.on_gpu():
+        batches |= {default: (BATCH, *LARGER), f"{default}{PLAIN}": (BATCH,)}
+    ways = {name: _process(name) for name in batches}
     where = f"train-step/{device().type}"
     for name, way in ways.items():
-        for batch in LARGER if name != "textbook-kept" else (BATCH,):
+        for batch in batches[name]:
             way.submit(_seconds, batch).result()
             seconds = median(way.submit(_seconds, batch).result() for _ in range(3))
             yield Result(f"{where}/{name}/b{batch}", batch / seconds, "images/s")
@@ -162,7 +168,9 @@ def _begin(name: str) -> None:
     global _step
     if name != "textbook":
         memory.hold()
-    _step = made(name)
+    if name.endswith(PLAIN):
+        fused.serves = lambda maps: False
+    _step = made(name.removesuffix(PLAIN))
 
 
 def _warm() -> None:

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from fnst import files
 from fnst.checkpoint import Checkpoint
 from fnst.errors import CheckpointError
-from fnst.network import EPSILON, STRIDE, ByRows, FoldedUpsampling, InstanceNorm, Residual, fold
+from fnst.fused import EPSILON
+from fnst.network import STRIDE, ByRows, FoldedUpsampling, InstanceNorm, Residual, fold
 from fnst.rewrites import Blocks
 from fnst.stylize import MARGIN
 

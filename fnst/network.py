@@ -11,12 +11,18 @@ References:
     [O16] Odena, Dumoulin, Olah. Deconvolution and Checkerboard Artifacts. Distill, 2016.
 """
 
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from fnst import fused
+from fnst.fused import EPSILON, Finish
 
 Image = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
 Maps = Float[Tensor, "b c h w"]
@@ -33,8 +39,6 @@ STRIP_POSITIONS = 128 * 128
 # stairs of two pixels; the bilinear filter leaves it a slope.
 NEAREST = (1.0, 1.0)
 BILINEAR = (0.25, 0.75, 0.75, 0.25)
-
-EPSILON = 1e-5  # added to the variance, as torch.nn.InstanceNorm2d does
 
 
 class TransformerNetwork(nn.Module):
@@ -70,8 +74,8 @@ class TransformerNetwork(nn.Module):
             "downsampling": downsampling,
             "upsampling": upsampling,
         }
-        self.layers = nn.Sequential(
-            _convolution(3, width, 9),
+        self.layers: nn.Sequential = Layers(
+            Reflected(3, width, 9),
             InstanceNorm(width),
             nn.ReLU(inplace=True),
             down(width, 2 * width),
@@ -87,12 +91,24 @@ class TransformerNetwork(nn.Module):
             up(2 * width, width),
             InstanceNorm(width),
             nn.ReLU(inplace=True),
-            ByRows(width, 3, 9, padding=4, padding_mode="reflect"),
+            ByRows(width, 3, 9),
         )
 
     def forward(self, photos: Image) -> Image:
         """Stylize photos whose height and width are multiples of 4 and at least 16."""
         return torch.sigmoid(self.layers(photos).float())
+
+
+class Layers(nn.Sequential):
+    """Layers one after the other; on a GPU, what follows a convolution is done at once."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Apply them."""
+        if fused.serves(maps):
+            return _at_once(self, maps)
+        for layer in self:
+            maps = layer(maps)
+        return maps
 
 
 class Residual(nn.Module):
@@ -101,16 +117,42 @@ class Residual(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            _convolution(channels, channels, 3),
+            Reflected(channels, channels, 3),
             InstanceNorm(channels),
             nn.ReLU(inplace=True),
-            _convolution(channels, channels, 3),
+            Reflected(channels, channels, 3),
             InstanceNorm(channels),
         )
 
     def forward(self, maps: Maps) -> Maps:
         result: Tensor = self.layers(maps)
         return result + maps
+
+
+class Reflected(nn.Conv2d):
+    """A convolution of maps that are continued by their reflection; without a step, the size stays.
+
+    Args:
+        inputs: channels that come in.
+        outputs: channels that go out.
+        size: of its kernel, odd.
+        stride: its step.
+    """
+
+    border = "reflect"
+
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int = 1) -> None:
+        around = size // 2
+        super().__init__(inputs, outputs, size, stride, padding=around, padding_mode="reflect")
+        self.around = around
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Convolve."""
+        return self.within(F.pad(maps, [self.around] * 4, mode=self.border))
+
+    def within(self, padded: Tensor) -> Tensor:
+        """Convolve what is padded already; the padding goes."""
+        return F.conv2d(padded, self.weight, self.bias, self.stride)
 
 
 class FoldedUpsampling(nn.Module):
@@ -125,37 +167,36 @@ class FoldedUpsampling(nn.Module):
         taps: the filter that a value of the low resolution is spread by, such as ``BILINEAR``.
     """
 
+    border = "replicate"
+
     def __init__(self, inputs: int, outputs: int, taps: tuple[float, ...]) -> None:
         super().__init__()
         plain = nn.Conv2d(inputs, outputs, 3)
         self.weight = plain.weight
         self.bias = plain.bias
         self.taps = taps
+        self.around = len(taps) // 2
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d 2*h 2*w"]:
-        return self.within(F.pad(maps, [len(self.taps) // 2] * 4, mode="replicate"))
+        return self.within(F.pad(maps, [self.around] * 4, mode=self.border))
 
     def within(self, padded: Tensor) -> Tensor:
         """Double what has a border already, as wide as the filter reaches; that goes."""
-        kernel, reach = fold(self.weight, self.taps), len(self.taps) // 2
-        return F.conv_transpose2d(padded, kernel, self.bias, stride=2, padding=3 * reach)
+        kernel = fold(self.weight, self.taps)
+        return F.conv_transpose2d(padded, kernel, self.bias, stride=2, padding=3 * self.around)
 
 
-class ByRows(nn.Conv2d):
+class ByRows(Reflected):
     """A convolution to few channels, which CPUs compute at a fifth of their speed in float32.
 
     There each row of the kernel becomes channels of its own, so that nine times as many are
     computed along rows, and are added up where they meet: the same sums.
     """
 
-    def forward(self, maps: Tensor) -> Tensor:
-        """Convolve with reflection padding; the size stays."""
-        return self.within(F.pad(maps, [self.kernel_size[0] // 2] * 4, mode="reflect"))
-
     def within(self, padded: Tensor) -> Tensor:
         """Convolve what is padded already; the padding goes."""
         if padded.device.type != "cpu" or padded.dtype != torch.float32:
-            return F.conv2d(padded, self.weight, self.bias)
+            return super().within(padded)
         rows = self.kernel_size[0]
         kernels = self.weight.permute(2, 0, 1, 3).flatten(0, 1).unsqueeze(2)
         each = F.conv2d(padded, kernels).contiguous(memory_format=torch.channels_last)
@@ -297,16 +338,12 @@ def _moments(maps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return mean.to(dtype), variance.to(dtype)
 
 
-def _convolution(inputs: int, outputs: int, size: int) -> nn.Module:
-    return nn.Conv2d(inputs, outputs, size, padding=size // 2, padding_mode="reflect")
-
-
 def _strided(inputs: int, outputs: int) -> nn.Module:
-    return nn.Conv2d(inputs, outputs, 3, stride=2, padding=1, padding_mode="reflect")
+    return Reflected(inputs, outputs, 3, stride=2)
 
 
 def _pooled(inputs: int, outputs: int) -> nn.Module:
-    return nn.Sequential(_convolution(inputs, outputs, 3), nn.MaxPool2d(2))
+    return nn.Sequential(Reflected(inputs, outputs, 3), nn.MaxPool2d(2))
 
 
 def _bilinear(inputs: int, outputs: int) -> nn.Module:
@@ -319,3 +356,79 @@ def _nearest(inputs: int, outputs: int) -> nn.Module:
 
 def _transposed(inputs: int, outputs: int) -> nn.Module:
     return nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1)
+
+
+# --- on a GPU -------------------------------------------------------------------------------------
+
+
+@runtime_checkable
+class Bordered(Protocol):
+    """A layer that wants its maps padded by ``around``, with what ``border`` says."""
+
+    around: int
+    border: str
+
+    def within(self, padded: Tensor, /) -> Tensor: ...
+
+
+@dataclass
+class _Section:
+    """What is done between two convolutions: one of them, and all that follows up to the next."""
+
+    convolution: list[nn.Module] = field(default_factory=list)  # and pooling, which belongs to it
+    norm: InstanceNorm = field(init=False)  # the last section has none
+    relu: bool = False
+    opens: bool = False  # a residual block
+    closes: bool = False
+
+    @property
+    def padding(self) -> tuple[int, str]:
+        """By how much it wants its maps padded, and with what."""
+        wanted = (layer for layer in self.convolution if isinstance(layer, Bordered))
+        return next(((layer.around, layer.border) for layer in wanted), (0, "reflect"))
+
+    def within(self, padded: Tensor) -> Tensor:
+        """Convolve maps that are padded already."""
+        for layer in self.convolution:
+            padded = layer.within(padded) if isinstance(layer, Bordered) else layer(padded)
+        return padded
+
+
+def _at_once(layers: Iterable[nn.Module], photos: Tensor) -> Tensor:
+    sections = list(_sections(layers))
+    around, border = sections[0].padding
+    padded = F.pad(photos, [around] * 4, mode=border)
+    opened = padded, around  # what the last residual block began with
+    for section, following in pairwise(sections):
+        if section.opens:
+            opened = padded, around
+        added, added_around = opened if section.closes else (None, 0)
+        around, border = following.padding
+        finish = Finish(section.relu, around, border, added_around)
+        maps, norm = section.within(padded), section.norm
+        padded = fused.finished(maps, norm.weight, norm.bias, finish, added)
+    return sections[-1].within(padded)
+
+
+def _sections(layers: Iterable[nn.Module]) -> Iterator[_Section]:
+    section, is_normal = _Section(), False
+    for layer in layers:
+        match layer:
+            case InstanceNorm():
+                section.norm, is_normal = layer, True
+            case nn.ReLU():
+                section.relu = True
+            case Residual():
+                if section.convolution:
+                    yield section
+                block = list(_sections(layer.layers))
+                block[0].opens = block[-1].closes = True
+                yield from block
+                section, is_normal = _Section(), False
+            case _:
+                if is_normal:
+                    yield section
+                    section, is_normal = _Section(), False
+                section.convolution += layer if isinstance(layer, nn.Sequential) else [layer]
+    if section.convolution:
+        yield section

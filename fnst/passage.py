@@ -28,12 +28,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fnst.fused import EPSILON
 from fnst.network import (
-    EPSILON,
     STRIP_POSITIONS,
-    ByRows,
+    Bordered,
     FoldedUpsampling,
     InstanceNorm,
+    Reflected,
     Residual,
     TransformerNetwork,
 )
@@ -168,15 +169,13 @@ def _windows(rows: Rows, *, above: int, below: int, step: int = 1, border: str) 
         yield F.pad(held, (0, 0, 0, below), mode=border)
 
 
-def _convolved(layer: nn.Conv2d, rows: Rows) -> Rows:
-    size, pad, step = layer.kernel_size[0], int(layer.padding[0]), layer.stride[0]
-    below = size - pad - step  # of a halving convolution's last pair of rows, the lower is in it
-    wide = _widened(rows, pad, "reflect")
-    windows = _windows(wide, above=pad, below=below, step=step, border="reflect")
-    if isinstance(layer, ByRows):
-        return map(layer.within, windows)
-    within = partial(F.conv2d, weight=layer.weight, bias=layer.bias, stride=layer.stride)
-    return map(within, windows)
+def _convolved(layer: Reflected, rows: Rows) -> Rows:
+    around, step = layer.around, layer.stride[0]
+    below = around + 1 - step  # of a halving convolution's last pair of rows, the lower is in it
+    windows = _windows(
+        _widened(rows, layer), above=around, below=below, step=step, border=layer.border
+    )
+    return map(layer.within, windows)
 
 
 def _pooled(layer: nn.MaxPool2d, rows: Rows) -> Rows:
@@ -184,9 +183,8 @@ def _pooled(layer: nn.MaxPool2d, rows: Rows) -> Rows:
 
 
 def _doubled(layer: FoldedUpsampling, rows: Rows) -> Rows:
-    reach = len(layer.taps) // 2
-    wide = _widened(rows, reach, "replicate")
-    return map(layer.within, _windows(wide, above=reach, below=reach, border="replicate"))
+    around, wide = layer.around, _widened(rows, layer)
+    return map(layer.within, _windows(wide, above=around, below=around, border=layer.border))
 
 
 def _transposed(layer: nn.ConvTranspose2d, rows: Rows) -> Rows:
@@ -195,8 +193,8 @@ def _transposed(layer: nn.ConvTranspose2d, rows: Rows) -> Rows:
     return map(itemgetter((..., slice(None, -2), slice(None))), windows)
 
 
-def _widened(rows: Rows, pad: int, border: str) -> Rows:
-    return map(partial(F.pad, pad=(pad, pad, 0, 0), mode=border), rows)
+def _widened(rows: Rows, layer: Bordered) -> Rows:
+    return map(partial(F.pad, pad=(layer.around, layer.around, 0, 0), mode=layer.border), rows)
 
 
 def _normal(layer: InstanceNorm, rows: Rows, mean: Tensor, variance: Tensor) -> Rows:
@@ -335,7 +333,7 @@ class Passage:
                 return _normal(layer, rows, *self.moments[layer])
             case nn.ReLU():
                 return map(layer, rows)
-            case nn.Conv2d():
+            case Reflected():
                 return _convolved(layer, rows)
             case nn.MaxPool2d():
                 return _pooled(layer, rows)

@@ -150,13 +150,16 @@ class Folded(nn.Module):
 
     def __init__(self, layer: FoldedUpsampling) -> None:
         super().__init__()
-        self.reach = len(layer.taps) // 2
+        self.around, self.border = layer.around, layer.border
         self.weight = nn.Buffer(fold(layer.weight.detach(), layer.taps))
         self.bias = nn.Buffer(_bias(layer))
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d _ _"]:
-        padded = F.pad(maps, [self.reach] * 4, mode="replicate")
-        return F.conv_transpose2d(padded, self.weight, self.bias, stride=2, padding=3 * self.reach)
+        return self.within(F.pad(maps, [self.around] * 4, mode=self.border))
+
+    def within(self, padded: Tensor) -> Tensor:
+        """Double what is padded already; the padding goes."""
+        return F.conv_transpose2d(padded, self.weight, self.bias, stride=2, padding=3 * self.around)
 
 
 class Smoothed(nn.Module):

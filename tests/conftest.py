@@ -10,6 +10,10 @@ from torch import nn
 # On pictures this small, threads wait for each other longer than they work.
 torch.set_num_threads(1)
 
+# Before Triton is imported, as torchvision does: without a GPU its kernels are interpreted.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
+
 # fnst is imported inside the fixtures: pytest must first switch on its shape checks.
 
 

@@ -189,7 +189,7 @@ def test_bfloat16_maps_get_float32_statistics():
 
 @pytest.mark.parametrize(("is_half", "within"), [(False, 1e-5), (True, 1e-2)])
 def test_a_convolution_by_rows_learns_as_the_plain_one_does(is_half, within):
-    layer = network.ByRows(4, 3, 9, padding=4, padding_mode="reflect")
+    layer = network.ByRows(4, 3, 9)
     plain = nn.Conv2d(4, 3, 9, padding=4, padding_mode="reflect")
     plain.load_state_dict(layer.state_dict())
     maps = torch.rand(2, 4, 20, 30)

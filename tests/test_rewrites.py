@@ -13,8 +13,8 @@ DTYPES = pytest.mark.parametrize(
 )
 
 
-def convolution(inputs, outputs, size, *, bias=True, kind=nn.Conv2d):
-    return kind(inputs, outputs, size, padding=size // 2, padding_mode="reflect", bias=bias)
+def convolution(inputs, outputs, size, *, bias=True):
+    return nn.Conv2d(inputs, outputs, size, padding=size // 2, padding_mode="reflect", bias=bias)
 
 
 @DTYPES
@@ -94,7 +94,7 @@ def test_a_doubling_is_the_layers_own(made, dtype, within, taps, h, w):
 @DTYPES
 @pytest.mark.parametrize(("h", "w"), [(6, 6), (8, 20), (12, 10)])
 def test_blocks_are_the_plain_convolution(dtype, within, h, w):
-    layer = convolution(4, 3, 9, kind=ByRows).to(dtype)
+    layer = ByRows(4, 3, 9).to(dtype)
     maps = torch.randn(2, 4, h, w, dtype=dtype)
     with torch.inference_mode():
         assert_close(Blocks(layer)(maps), layer(maps), atol=within, rtol=0)

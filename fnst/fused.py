@@ -1,0 +1,132 @@
+"""What follows a convolution, all at once: norm, ReLU, what is added, and the next one's padding.
+
+On a GPU that Triton has a compiler for, ``kernels`` does it. A kernel that was compiled on somebody
+else's machine proves nothing: it is tried on small maps first, and where it fails, or computes
+something else than PyTorch does, it is not used.
+"""
+
+import warnings
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+Maps = Float[Tensor, "b c _ _"]
+PerChannel = Float[Tensor, " c"]
+
+EPSILON = 1e-5  # added to the variance, as torch.nn.InstanceNorm2d does
+
+# By so much results may differ when the kernels are tried, numbers of about 1; chosen by us.
+TOLERANCE = 1e-3
+
+
+class Finish(NamedTuple):
+    """What is done to maps after their norm.
+
+    Attributes:
+        relu: whether negative numbers become zero.
+        around: by so many positions the maps are padded,
+        border: with their reflection or their edge: ``reflect`` or ``replicate``.
+        added_around: by so many positions the maps are padded that are added.
+    """
+
+    relu: bool
+    around: int
+    border: str
+    added_around: int = 0
+
+
+def serves(maps: Maps) -> bool:
+    """Whether ``finished`` is of use: on a GPU where the kernels do what they shall."""
+    is_small = maps.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    return maps.device.type == "cuda" and is_small and _works(maps.device.index)
+
+
+def finished(
+    maps: Maps, weight: PerChannel, bias: PerChannel, finish: Finish, added: Maps | None = None
+) -> Float[Tensor, "b c _ _"]:
+    """Maps normalized, passed through a ReLU or not, added to and padded; channels_last.
+
+    Args:
+        maps: of each channel of each image, the norm takes mean and variance.
+        weight: what the normalized channels are multiplied by.
+        bias: what is added to them then.
+        finish: what comes after.
+        added: maps that are added, or nothing.
+    """
+    result: Tensor = _Finished.apply(maps, weight, bias, finish, added)
+    return result
+
+
+def plain(
+    maps: Maps, weight: PerChannel, bias: PerChannel, finish: Finish, added: Maps | None = None
+) -> Float[Tensor, "b c _ _"]:
+    """The same by PyTorch's own kernels, one after the other."""
+    maps = F.instance_norm(maps, weight=weight, bias=bias, eps=EPSILON)
+    if finish.relu:
+        maps = F.relu(maps)
+    if added is not None:
+        maps = maps + F.pad(added, [-finish.added_around] * 4)
+    return F.pad(maps, [finish.around] * 4, mode=finish.border) if finish.around else maps
+
+
+class _Finished(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, finish: Finish, added: Tensor | None
+    ) -> Tensor:
+        from fnst import kernels
+
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        if added is not None:
+            added = added.to(maps.dtype, memory_format=torch.channels_last)
+        result, mean, scale = kernels.forward(
+            maps, weight, bias, added, epsilon=EPSILON, **finish._asdict()
+        )
+        ctx.save_for_backward(maps, weight, bias, mean, scale)
+        ctx.finish, ctx.is_added = finish, added is not None
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        from fnst import kernels
+
+        to_maps, to_weight, to_bias, to_added = kernels.backward(
+            grads[0], *ctx.saved_tensors, is_added=ctx.is_added, **ctx.finish._asdict()
+        )
+        return to_maps, to_weight, to_bias, None, to_added
+
+
+@cache
+def _works(device: int) -> bool:
+    """Whether the kernels compute on this GPU what PyTorch does, there and back."""
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            ours, known = (_tried(way, torch.device("cuda", device)) for way in (finished, plain))
+        for one, other in zip(ours, known, strict=True):
+            torch.testing.assert_close(one, other, rtol=TOLERANCE, atol=TOLERANCE)
+    except Exception as error:  # whatever a compiler, a driver or a missing package may raise
+        reason = " ".join(str(error).split())[:160]
+        warnings.warn(
+            f"the kernels of fnst are not used on this GPU, and PyTorch's take longer: {reason}",
+            stacklevel=2,
+        )
+        return False
+    return True
+
+
+def _tried(way: Any, device: torch.device) -> list[Tensor]:
+    """What a way makes of small maps, and the gradients of all that goes in."""
+    random = torch.Generator().manual_seed(0)
+    maps, weight, bias, added = (
+        torch.randn(shape, generator=random).to(device).requires_grad_()
+        for shape in ((2, 32, 9, 12), (32,), (32,), (2, 32, 13, 16))
+    )
+    first = way(maps, weight, bias, Finish(True, 1, "reflect"))
+    second = way(first, weight, bias, Finish(False, 2, "replicate", added_around=1), added)
+    # squared, so that every gradient is another
+    grads = torch.autograd.grad(second.square().sum(), (maps, weight, bias, added))
+    return [first, second, *(grad / grad.abs().max() for grad in grads)]

@@ -1,0 +1,223 @@
+"""What follows a convolution, at once: Triton's kernels compute what PyTorch's own do.
+
+Without a GPU they run in Triton's interpreter (see conftest.py), and are compiled for an H200 that
+need not be there.
+"""
+
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from fnst import fused
+from fnst.fused import Finish
+from fnst.network import TransformerNetwork
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+pytest.importorskip("triton", reason="there is no Triton for this system")
+
+FINISHES = {
+    "reflected": Finish(True, 1, "reflect"),
+    "reflected further": Finish(True, 4, "reflect"),
+    "its edge repeated": Finish(True, 2, "replicate"),
+    "not padded": Finish(True, 0, "reflect"),
+    "added": Finish(False, 1, "reflect", added_around=1),
+    "added, unpadded": Finish(False, 2, "replicate", added_around=0),
+}
+
+
+@pytest.fixture
+def in_parts(monkeypatch):
+    """Kernels see so few numbers at a time that even small maps have several parts and tiles."""
+    from fnst import kernels
+
+    monkeypatch.setattr(kernels, "TILE", 128)
+    monkeypatch.setattr(kernels, "PROGRAMS", 6)
+
+
+def inputs(finish, *, c=5, h=7, w=6, dtype=torch.float32):
+    torch.manual_seed(0)
+    further = 2 * finish.added_around
+    maps = 3 * torch.randn(2, c, h, w) + 10
+    added = None if finish.relu else torch.randn(2, c, h + further, w + further)
+    given = (maps.to(dtype), torch.randn(c), torch.randn(c), added)
+    return [t if t is None else t.to(DEVICE).requires_grad_() for t in given]
+
+
+def gradients(result, given):
+    pulls = torch.randn(result.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE)
+    wanted = [tensor for tensor in given if tensor is not None]
+    return torch.autograd.grad(result, wanted, pulls.to(result.dtype))
+
+
+# --- the kernels ----------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("in_parts")
+@pytest.mark.parametrize("finish", FINISHES.values(), ids=FINISHES)
+def test_all_at_once_is_one_after_the_other_there_and_back(finish):
+    given = inputs(finish)
+    maps, weight, bias, added = given
+    ours = fused.finished(maps, weight, bias, finish, added)
+    known = fused.plain(maps, weight, bias, finish, added)
+    assert ours.is_contiguous(memory_format=torch.channels_last)
+    assert_close(ours, known, atol=1e-5, rtol=1e-5)
+    for one, other in zip(gradients(ours, given), gradients(known, given), strict=True):
+        assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_half_precision_is_rounded_once():
+    finish = Finish(True, 1, "reflect")
+    given = inputs(finish, dtype=torch.bfloat16)
+    maps, weight, bias, _ = given
+    ours = fused.finished(maps, weight, bias, finish)
+    known = fused.plain(maps.float(), weight, bias, finish)
+    assert ours.dtype == torch.bfloat16
+    # by half a digit, of eight; the interpreter cuts off
+    assert_close(ours.float(), known, rtol=2**-8 if DEVICE.type == "cuda" else 2**-7, atol=1e-6)
+    to_maps, *_ = gradients(ours, given)
+    assert to_maps.dtype == torch.bfloat16
+    assert_close(to_maps.float(), gradients(known, given)[0].float(), atol=1e-2, rtol=1e-2)
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_channels_that_are_far_from_zero_keep_their_digits():
+    finish = Finish(False, 0, "reflect")
+    torch.manual_seed(0)
+    maps = (1000 + 0.1 * torch.randn(1, 4, 16, 16, dtype=torch.float64)).to(DEVICE)
+    one, zero = torch.ones(4, device=DEVICE), torch.zeros(4, device=DEVICE)
+    ours = fused.finished(maps.float(), one, zero, finish)
+    known = fused.plain(maps.float().double(), one.double(), zero.double(), finish)
+    assert_close(ours.double(), known, atol=2e-3, rtol=0)  # a digit of 1000 in float32 is 6e-5
+
+
+@pytest.mark.usefixtures("in_parts")
+def test_what_is_no_number_stays_none():
+    finish = Finish(True, 1, "reflect")
+    maps, weight, bias, _ = inputs(finish)
+    broken = maps.detach().clone()
+    broken[0, 2, 3, 3] = torch.nan
+    result = fused.finished(broken, weight, bias, finish)
+    assert result[0, 2].isnan().all()
+    assert result[1].isfinite().all()
+
+
+def test_the_kernels_can_be_compiled_for_an_h200(tmp_path):
+    lines = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from fnst import kernels
+
+known = dict(CHANNELS=128, TILE=32, PARTS=64, RELU=True, ADDED=True, REFLECT=True, AROUND=1, SEEN=3)
+maps = {"maps", "added", "result", "pulls", "to_maps", "to_added"}
+sizes = {"positions", "h", "w", "each", "parts", "c", "around", "added_around"}
+for kernel in (kernels._sum_up, kernels._finish, kernels._sum_up_pulls, kernels._pull):
+    names = [parameter.name for parameter in kernel.params]
+    types = {
+        n: "constexpr" if n in known else "*bf16" if n in maps else "i32" if n in sizes
+        else "fp32" if n == "epsilon" else "*fp32" for n in names
+    }
+    values = {(i,): known[n] for i, n in enumerate(names) if n in known}
+    source = ASTSource(kernel, types, values)
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=kernels.OPTIONS)
+    print(len(made.asm["cubin"]))
+"""
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "TRITON_CACHE_DIR": str(tmp_path),
+        "HOME": str(tmp_path),
+    }
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", lines],
+        env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    sizes = [int(line) for line in done.stdout.split()]
+    assert len(sizes) == 4
+    assert min(sizes) > 1000
+
+
+# --- the network ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "variant",
+    [
+        {},
+        {"downsampling": "max_pool"},
+        {"upsampling": "folded"},
+        {"upsampling": "transposed"},
+        {"blocks": 0},
+    ],
+    ids=str,
+)
+def test_a_network_at_once_is_its_layers(variant, monkeypatch):
+    torch.manual_seed(0)
+    network = TransformerNetwork(**{"width": 4, "blocks": 2} | variant).to(DEVICE)
+    for parameter in network.parameters():
+        if parameter.ndim == 1:
+            torch.nn.init.normal_(parameter)
+    photos = torch.rand(2, 3, 20, 24).to(DEVICE)
+    weights = [parameter for parameter in network.parameters() if parameter.ndim == 4]
+    monkeypatch.setattr(fused, "serves", lambda maps: True)
+    at_once = network(photos)
+    monkeypatch.setattr(fused, "serves", lambda maps: False)
+    by_layers = network(photos)
+    assert_close(at_once, by_layers, atol=1e-4, rtol=0)
+    for one, other in zip(gradients(at_once, weights), gradients(by_layers, weights), strict=True):
+        assert_close(one, other, atol=1e-3, rtol=1e-3)
+
+
+# --- whether they are used ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _untried():
+    fused._works.cache_clear()
+    yield
+    fused._works.cache_clear()
+
+
+def test_maps_on_a_cpu_are_not_served():
+    assert not fused.serves(torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.usefixtures("_untried")
+def test_kernels_that_fail_are_not_used_and_that_is_said(monkeypatch):
+    def fails(way, device):
+        raise RuntimeError("Failed to find C compiler")
+
+    monkeypatch.setattr(fused, "_tried", fails)
+    with pytest.warns(UserWarning, match="not used on this GPU.*Failed to find C compiler"):
+        assert not fused._works(0)
+
+
+@pytest.mark.usefixtures("_untried")
+def test_kernels_that_compute_something_else_are_not_used(monkeypatch):
+    known = {fused.finished: 1.0, fused.plain: 1.01}
+    monkeypatch.setattr(fused, "_tried", lambda way, device: [torch.tensor([known[way]])])
+    with pytest.warns(UserWarning, match="not used on this GPU.*not close"):
+        assert not fused._works(0)
+
+
+@pytest.mark.usefixtures("_untried")
+def test_kernels_that_work_are_used_even_while_nothing_may_learn(monkeypatch):
+    here = fused._tried
+    monkeypatch.setattr(fused, "_tried", lambda way, device: here(way, DEVICE))
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert fused._works(0)
+
+
+@needs_gpu
+@pytest.mark.usefixtures("_untried")
+def test_this_gpu_is_served():
+    assert fused.serves(torch.rand(1, 3, 8, 8, device="cuda"))
+    assert not fused.serves(torch.rand(1, 3, 8, 8, device="cuda", dtype=torch.float64))
