@@ -5,9 +5,9 @@ padded copy is often laid out anew. Here the first kernel sums up parts of every
 second, which merges what the first found, writes the maps as the next convolution wants them. The
 way back is the same: sums, then gradients. Nothing is added up in an order that chance decides.
 
-Maps are channels_last: rows of channels, one for each position. Letters in shapes: ``b`` images,
-``c`` channels, ``h`` x ``w`` positions, ``p`` parts of an image that are summed up by themselves;
-in kernels, capitals are numbers that are known when they are compiled.
+Maps are channels_last: rows of channels, one for each position. A program looks at a group of the
+channels of an image, tile after tile of positions. Letters in shapes: ``b`` images, ``c`` channels,
+``h`` x ``w`` positions; in kernels, capitals are numbers that are known when they are compiled.
 
 References:
     [C83] Chan, Golub, LeVeque. Algorithms for Computing the Sample Variance. The American
@@ -22,13 +22,21 @@ import triton
 from torch import Tensor
 from triton import language as tl
 
-# Numbers that a program has in its registers at once, and programs that keep a large GPU busy;
-# chosen by us: compiled for an H200 (sm_90), no kernel needs more registers than there are.
-TILE, MERGED, PROGRAMS = 4096, 8192, 264
+# Numbers of a tile, and partial sums that a program merges at once: what registers hold. Compiled
+# for an H200 (sm_90), no kernel needs more of them than there are.
+TILE, MERGED = 4096, 8192
+
+# The most channels of a group; so many bfloat16 are a line of a GPU's cache.
+GROUP = 64
+
+# Programs that sum up, and that write, for all images together; an H200 has 132 processors, each of
+# which runs several. All of these are chosen by us.
+SUMMING, WRITING = 264, 1056
+
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}
 
 # A kernel is compiled once for all sizes of pictures.
-SIZES = ["positions", "h", "w", "each", "parts"]
+SIZES = ["h", "w", "each", "parts", "around", "added_around"]
 
 
 # --- there and back -------------------------------------------------------------------------------
@@ -61,19 +69,19 @@ def forward(
         epsilon: added to the variance.
     """
     b, c, h, w = maps.shape
-    high, wide = h + 2 * around, w + 2 * around
-    result = _empty((b, c, high, wide), maps)
-    mean, scale = torch.empty(2, b, c, device=maps.device)
+    if border == "reflect" and around >= min(h, w):
+        raise ValueError(f"maps of {h}x{w} cannot be reflected by {around}")
+    result = _empty((b, c, h + 2 * around, w + 2 * around), maps)
+    mean, scale = torch.empty(2, b, c, dtype=torch.float32, device=maps.device)
     cut = _Cut.of(maps)
-    sums = torch.empty(2, b, cut.parts, c, device=maps.device)
-    tiles = triton.cdiv(high * wide, cut.positions)
+    sums = cut.sums(maps)
     with torch.cuda.device_of(maps):
-        _sum_up[b, cut.parts](maps, *sums, h * w, cut.each, c, **cut.known())
-        _finish[b, tiles](
+        _sum_up[cut.summing](maps, *sums, h, w, cut.each, c, **cut.known())
+        _finish[cut.writing(result)](
             maps, weight, bias, added, result, *sums, mean, scale,
             h, w, cut.each, cut.parts, c, around, added_around, epsilon,
             RELU=relu, ADDED=added is not None, REFLECT=border == "reflect",
-            PARTS=triton.next_power_of_2(cut.parts), **cut.known(),
+            PARTS=cut.most, **cut.known(),
         )  # fmt: skip
     return result, mean, scale
 
@@ -114,7 +122,7 @@ def backward(
     if is_added:  # into whose border nothing is written
         to_added = _empty((b, c, h + 2 * added_around, w + 2 * added_around), maps).zero_()
     cut = _Cut.of(maps)
-    sums = torch.empty(2, b, cut.parts, c, device=maps.device)
+    sums = cut.sums(maps)
     known = cut.known() | {
         "RELU": relu,
         "REFLECT": border == "reflect",
@@ -122,12 +130,11 @@ def backward(
         "SEEN": 1 if not around else 3 if border == "reflect" else 2 * around + 1,
     }
     given = (pulls, maps, weight, bias, mean, scale)
-    tiles = triton.cdiv(h * w, cut.positions)
     with torch.cuda.device_of(maps):
-        _sum_up_pulls[b, cut.parts](*given, *sums, h, w, cut.each, c, **known)
-        _pull[b, tiles](
+        _sum_up_pulls[cut.summing](*given, *sums, h, w, cut.each, c, **known)
+        _pull[cut.writing(maps)](
             *given, *sums, to_maps, to_added, h, w, cut.parts, c, added_around,
-            ADDED=is_added, PARTS=triton.next_power_of_2(cut.parts), **known,
+            ADDED=is_added, PARTS=cut.most, **known,
         )  # fmt: skip
     to_bias, to_weight = sums.sum((1, 2))
     return to_maps, to_weight, to_bias, to_added
@@ -141,22 +148,45 @@ def _empty(shape: tuple[int, ...], like: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class _Cut:
-    """How an image is cut into parts, and those into tiles, one of which is looked at at a time."""
+    """How maps are shared among programs."""
 
-    parts: int
-    each: int  # positions of a part
+    images: int
+    groups: int  # of channels
+    channels: int  # of a group, a power of two
     positions: int  # of a tile
-    channels: int  # of a tile, a power of two
+    parts: int  # of an image, summed up by themselves
+    each: int  # positions of a part
 
     @classmethod
     def of(cls, maps: Tensor) -> "_Cut":
         b, c, h, w = maps.shape
-        channels = triton.next_power_of_2(c)
+        channels = min(GROUP, triton.next_power_of_2(c))
+        groups = triton.cdiv(c, channels)
         positions = max(1, TILE // channels)
         tiles = triton.cdiv(h * w, positions)
-        parts = max(1, min(MERGED // channels, triton.cdiv(PROGRAMS, b), tiles))
+        parts = min(MERGED // channels, triton.cdiv(SUMMING, b * groups), tiles)
         each = triton.cdiv(tiles, parts) * positions
-        return cls(triton.cdiv(h * w, each), each, positions, channels)
+        return cls(b, groups, channels, positions, triton.cdiv(h * w, each), each)
+
+    @property
+    def most(self) -> int:
+        """How many parts there may be."""
+        return MERGED // self.channels
+
+    @property
+    def summing(self) -> tuple[int, int, int]:
+        return self.parts, self.groups, self.images
+
+    def writing(self, maps: Tensor) -> tuple[int, int, int]:
+        """Programs that write such maps; each takes every so manieth tile."""
+        tiles = triton.cdiv(maps.shape[2] * maps.shape[3], self.positions)
+        most = triton.cdiv(WRITING, self.images * self.groups)
+        return min(tiles, most), self.groups, self.images
+
+    def sums(self, maps: Tensor) -> Tensor:
+        """Room for two numbers for each part and channel."""
+        shape = (2, self.images, self.parts, maps.shape[1])
+        return torch.empty(shape, dtype=torch.float32, device=maps.device)
 
     def known(self) -> dict[str, Any]:
         """What kernels are compiled for, and with."""
@@ -168,26 +198,26 @@ class _Cut:
 
 @triton.jit(do_not_specialize=SIZES)
 @no_type_check
-def _sum_up(maps, means, squares, positions, each, c, CHANNELS: tl.constexpr, TILE: tl.constexpr):
+def _sum_up(maps, means, squares, h, w, each, c, CHANNELS: tl.constexpr, TILE: tl.constexpr):
     """Of a part of an image: the mean of each channel, and the sum of squares around it ([C83])."""
-    image, part = tl.program_id(0), tl.program_id(1)
-    channel = tl.arange(0, CHANNELS)
+    part, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     is_channel = channel < c
+    maps += image * h * w * c
     mean = tl.zeros([CHANNELS], tl.float32)
     square = tl.zeros([CHANNELS], tl.float32)
-    first, end = part * each, tl.minimum(part * each + each, positions)
+    first, end = part * each, tl.minimum(part * each + each, h * w)
     for start in range(first, end, TILE):
         place = start + tl.arange(0, TILE)
         mask = (place < end)[:, None] & is_channel[None, :]
-        offset = (image * positions + place)[:, None] * c + channel[None, :]
-        values = tl.load(maps + offset, mask, 0.0).to(tl.float32)
+        values = tl.load(maps + place[:, None] * c + channel[None, :], mask, 0.0).to(tl.float32)
         before, count = (start - first) * 1.0, tl.minimum(end - start, TILE) * 1.0
         here = tl.sum(values, 0) / count
         off = tl.where(mask, values - here[None, :], 0.0)
         apart, share = here - mean, count / (before + count)
         mean += apart * share
         square += tl.sum(off * off, 0) + apart * apart * (before * share)
-    at = (image * tl.num_programs(1) + part) * c + channel
+    at = (image * tl.num_programs(0) + part) * c + channel
     tl.store(means + at, mean, is_channel)
     tl.store(squares + at, square, is_channel)
 
@@ -200,9 +230,9 @@ def _finish(
     RELU: tl.constexpr, ADDED: tl.constexpr, REFLECT: tl.constexpr, PARTS: tl.constexpr,
     CHANNELS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """Normalize, and what comes after; a tile is one of the padded maps."""
-    image, tile = tl.program_id(0), tl.program_id(1)
-    channel = tl.arange(0, CHANNELS)
+    """Normalize, and what comes after; tiles are those of the padded maps."""
+    program, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     is_channel = channel < c
     # the parts merged, two passes over numbers that are there already
     part = tl.arange(0, PARTS)
@@ -215,27 +245,32 @@ def _finish(
     apart = of_parts - mean[None, :]
     square = tl.sum(tl.load(squares + at, there, 0.0) + count * apart * apart, 0)
     scale = 1.0 / tl.sqrt(square / (h * w) + epsilon)
-    if tile == 0:
+    if program == 0:
         tl.store(mean_of + image * c + channel, mean, is_channel)
         tl.store(scale_of + image * c + channel, scale, is_channel)
 
-    factor = scale * tl.load(weight + channel, is_channel, 0.0)
+    factor = tl.load(weight + channel, is_channel, 0.0)
     shift = tl.load(bias + channel, is_channel, 0.0)
     high, wide = h + 2 * around, w + 2 * around
-    place = tile * TILE + tl.arange(0, TILE)
-    mask = (place < high * wide)[:, None] & is_channel[None, :]
-    y = _source(place // wide - around, h, REFLECT)
-    x = _source(place % wide - around, w, REFLECT)
-    offset = (image * h * w + y * w + x)[:, None] * c + channel[None, :]
-    values = tl.load(maps + offset, mask, 0.0).to(tl.float32)
-    finished = (values - mean[None, :]) * factor[None, :] + shift[None, :]
-    if RELU:
-        finished = tl.where(finished < 0, 0.0, finished)  # what is no number stays none
+    maps += image * h * w * c
+    result += image * high * wide * c
     if ADDED:
-        offset = _padded(image, y, x, h, w, added_around)[:, None] * c + channel[None, :]
-        finished += tl.load(added + offset, mask, 0.0).to(tl.float32)
-    offset = (image * high * wide + place)[:, None] * c + channel[None, :]
-    tl.store(result + offset, finished, mask)
+        added += image * (h + 2 * added_around) * (w + 2 * added_around) * c
+    for start in range(program * TILE, high * wide, tl.num_programs(0) * TILE):
+        place = start + tl.arange(0, TILE)
+        mask = (place < high * wide)[:, None] & is_channel[None, :]
+        y = _source(place // wide - around, h, REFLECT)
+        x = _source(place % wide - around, w, REFLECT)
+        offset = (y * w + x)[:, None] * c + channel[None, :]
+        values = tl.load(maps + offset, mask, 0.0).to(tl.float32)
+        normal = (values - mean[None, :]) * scale[None, :]
+        finished = normal * factor[None, :] + shift[None, :]
+        if RELU:
+            finished = tl.where(finished < 0, 0.0, finished)  # what is no number stays none
+        if ADDED:
+            offset = _padded(y, x, w, added_around)[:, None] * c + channel[None, :]
+            finished += tl.load(added + offset, mask, 0.0).to(tl.float32)
+        tl.store(result + place[:, None] * c + channel[None, :], finished, mask)
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -246,8 +281,8 @@ def _sum_up_pulls(
     CHANNELS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Of a part of an image: the sums of the gradients, and of those times the normalized maps."""
-    image, part = tl.program_id(0), tl.program_id(1)
-    channel = tl.arange(0, CHANNELS)
+    part, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     is_channel = channel < c
     total = tl.zeros([CHANNELS], tl.float32)
     product = tl.zeros([CHANNELS], tl.float32)
@@ -260,7 +295,7 @@ def _sum_up_pulls(
         )  # fmt: skip
         total += tl.sum(pull, 0)
         product += tl.sum(pull * normal, 0)
-    at = (image * tl.num_programs(1) + part) * c + channel
+    at = (image * tl.num_programs(0) + part) * c + channel
     tl.store(sums + at, total, is_channel)
     tl.store(products + at, product, is_channel)
 
@@ -274,9 +309,9 @@ def _pull(
     RELU: tl.constexpr, REFLECT: tl.constexpr, AROUND: tl.constexpr, SEEN: tl.constexpr,
     CHANNELS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """The gradients of a tile of the maps, and of what was added there."""
-    image, tile = tl.program_id(0), tl.program_id(1)
-    channel = tl.arange(0, CHANNELS)
+    """The gradients of the maps, and of what was added to them."""
+    program, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
     is_channel = channel < c
     part = tl.arange(0, PARTS)
     there = (part < parts)[:, None] & is_channel[None, :]
@@ -284,20 +319,23 @@ def _pull(
     total = tl.sum(tl.load(sums + at, there, 0.0), 0) / (h * w)
     product = tl.sum(tl.load(products + at, there, 0.0), 0) / (h * w)
 
-    place = tile * TILE + tl.arange(0, TILE)
-    mask = (place < h * w)[:, None] & is_channel[None, :]
-    whole, pull, normal = _pull_and_normal(
-        pulls, maps, weight, bias, mean_of, scale_of, image, place, place < h * w,
-        h, w, c, channel, is_channel, RELU, REFLECT, AROUND, SEEN,
-    )  # fmt: skip
     factor = tl.load(scale_of + image * c + channel, is_channel, 0.0)
     factor *= tl.load(weight + channel, is_channel, 0.0)
-    pulled = (pull - total[None, :] - normal * product[None, :]) * factor[None, :]
-    offset = (image * h * w + place)[:, None] * c + channel[None, :]
-    tl.store(to_maps + offset, pulled, mask)
+    to_maps += image * h * w * c
     if ADDED:
-        offset = _padded(image, place // w, place % w, h, w, added_around)
-        tl.store(to_added + offset[:, None] * c + channel[None, :], whole, mask)
+        to_added += image * (h + 2 * added_around) * (w + 2 * added_around) * c
+    for start in range(program * TILE, h * w, tl.num_programs(0) * TILE):
+        place = start + tl.arange(0, TILE)
+        mask = (place < h * w)[:, None] & is_channel[None, :]
+        whole, pull, normal = _pull_and_normal(
+            pulls, maps, weight, bias, mean_of, scale_of, image, place, place < h * w,
+            h, w, c, channel, is_channel, RELU, REFLECT, AROUND, SEEN,
+        )  # fmt: skip
+        pulled = (pull - total[None, :] - normal * product[None, :]) * factor[None, :]
+        tl.store(to_maps + place[:, None] * c + channel[None, :], pulled, mask)
+        if ADDED:
+            offset = _padded(place // w, place % w, w, added_around)
+            tl.store(to_added + offset[:, None] * c + channel[None, :], whole, mask)
 
 
 @triton.jit
@@ -310,20 +348,20 @@ def _pull_and_normal(
     """The gradient before and after the ReLU let it pass, and the normalized maps."""
     mask = inside[:, None] & is_channel[None, :]
     y, x = place // w, place % w
+    pulls += image * (h + 2 * AROUND) * (w + 2 * AROUND) * c
     whole = tl.zeros(mask.shape, tl.float32)
     # a position is seen at its own place, and in the padding at those of its reflections
     for down in tl.static_range(SEEN):
         row, is_row = _seen(y, h, down, REFLECT, AROUND)
         for across in tl.static_range(SEEN):
             column, is_column = _seen(x, w, across, REFLECT, AROUND)
-            offset = (image * (h + 2 * AROUND) + row) * (w + 2 * AROUND) + column
+            offset = (row * (w + 2 * AROUND) + column)[:, None] * c + channel[None, :]
             seen = mask & (is_row & is_column)[:, None]
-            pull = tl.load(pulls + offset[:, None] * c + channel[None, :], seen, 0.0)
-            whole += pull.to(tl.float32)
+            whole += tl.load(pulls + offset, seen, 0.0).to(tl.float32)
     mean = tl.load(mean_of + image * c + channel, is_channel, 0.0)
     scale = tl.load(scale_of + image * c + channel, is_channel, 0.0)
-    offset = (image * h * w + place)[:, None] * c + channel[None, :]
-    values = tl.load(maps + offset, mask, 0.0).to(tl.float32)
+    offset = place[:, None] * c + channel[None, :]
+    values = tl.load(maps + image * h * w * c + offset, mask, 0.0).to(tl.float32)
     normal = (values - mean[None, :]) * scale[None, :]
     passed = whole
     if RELU:
@@ -360,6 +398,6 @@ def _seen(place, side, NUMBER: tl.constexpr, REFLECT: tl.constexpr, AROUND: tl.c
 
 @triton.jit
 @no_type_check
-def _padded(image, y, x, h, w, around):
+def _padded(y, x, w, around):
     """The position in maps that are padded by so much."""
-    return (image * (h + 2 * around) + y + around) * (w + 2 * around) + x + around
+    return (y + around) * (w + 2 * around) + x + around

@@ -11,9 +11,9 @@ References:
     [O16] Odena, Dumoulin, Olah. Deconvolution and Checkerboard Artifacts. Distill, 2016.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import zip_longest
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
@@ -105,7 +105,7 @@ class Layers(nn.Sequential):
     def forward(self, maps: Tensor) -> Tensor:
         """Apply them."""
         if fused.serves(maps):
-            return _at_once(self, maps)
+            return _at_once(list(_sections(self)), maps)
         for layer in self:
             maps = layer(maps)
         return maps
@@ -373,10 +373,10 @@ class Bordered(Protocol):
 
 @dataclass
 class _Section:
-    """What is done between two convolutions: one of them, and all that follows up to the next."""
+    """What is done to maps until they are padded for the next convolution."""
 
     convolution: list[nn.Module] = field(default_factory=list)  # and pooling, which belongs to it
-    norm: InstanceNorm = field(init=False)  # the last section has none
+    norm: InstanceNorm | None = None  # the last section has none
     relu: bool = False
     opens: bool = False  # a residual block
     closes: bool = False
@@ -384,30 +384,34 @@ class _Section:
     @property
     def padding(self) -> tuple[int, str]:
         """By how much it wants its maps padded, and with what."""
-        wanted = (layer for layer in self.convolution if isinstance(layer, Bordered))
-        return next(((layer.around, layer.border) for layer in wanted), (0, "reflect"))
+        bordered = (layer for layer in self.convolution if isinstance(layer, Bordered))
+        return next(((layer.around, layer.border) for layer in bordered), (0, "reflect"))
 
-    def within(self, padded: Tensor) -> Tensor:
+    def within(self, maps: Tensor) -> Tensor:
         """Convolve maps that are padded already."""
+        is_padded = True
         for layer in self.convolution:
-            padded = layer.within(padded) if isinstance(layer, Bordered) else layer(padded)
-        return padded
+            if is_padded and isinstance(layer, Bordered):
+                maps, is_padded = layer.within(maps), False
+            else:
+                maps = layer(maps)
+        return maps
 
 
-def _at_once(layers: Iterable[nn.Module], photos: Tensor) -> Tensor:
-    sections = list(_sections(layers))
+def _at_once(sections: Sequence[_Section], photos: Tensor) -> Tensor:
     around, border = sections[0].padding
-    padded = F.pad(photos, [around] * 4, mode=border)
-    opened = padded, around  # what the last residual block began with
-    for section, following in pairwise(sections):
+    maps = F.pad(photos, [around] * 4, mode=border)
+    opened = maps, around  # what the last residual block began with
+    for section, following in zip_longest(sections, sections[1:], fillvalue=_Section()):
         if section.opens:
-            opened = padded, around
-        added, added_around = opened if section.closes else (None, 0)
-        around, border = following.padding
-        finish = Finish(section.relu, around, border, added_around)
-        maps, norm = section.within(padded), section.norm
-        padded = fused.finished(maps, norm.weight, norm.bias, finish, added)
-    return sections[-1].within(padded)
+            opened = maps, around
+        maps, norm = section.within(maps), section.norm
+        if norm is not None:
+            added, added_around = opened if section.closes else (None, 0)
+            around, border = following.padding
+            finish = Finish(section.relu, around, border, added_around)
+            maps = fused.finished(maps, norm.weight, norm.bias, finish, added)
+    return maps
 
 
 def _sections(layers: Iterable[nn.Module]) -> Iterator[_Section]:
@@ -416,7 +420,7 @@ def _sections(layers: Iterable[nn.Module]) -> Iterator[_Section]:
         match layer:
             case InstanceNorm():
                 section.norm, is_normal = layer, True
-            case nn.ReLU():
+            case nn.ReLU() if is_normal:
                 section.relu = True
             case Residual():
                 if section.convolution:
