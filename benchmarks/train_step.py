@@ -169,7 +169,7 @@ def _begin(name: str) -> None:
     if name != "textbook":
         memory.hold()
     if name.endswith(PLAIN):
-        fused.serves = lambda maps: False
+        fused.serves = lambda device, dtype: False
     _step = made(name.removesuffix(PLAIN))
 
 

@@ -46,10 +46,9 @@ class Finish(NamedTuple):
     added_around: int = 0
 
 
-def serves(maps: Maps) -> bool:
-    """Whether ``finished`` is of use: on a GPU where the kernels do what they shall."""
-    is_known = maps.device.type == "cuda" and maps.dtype in TOLERANCES
-    return is_known and _works(maps.device, maps.dtype)
+def serves(device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether ``finished`` is of use: on a GPU whose kernels do what they shall in this dtype."""
+    return device.type == "cuda" and dtype in TOLERANCES and _works(device, dtype)
 
 
 def finished(

@@ -104,7 +104,7 @@ class Layers(nn.Sequential):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Apply them."""
-        if fused.serves(maps):
+        if fused.serves(maps.device, _computed_in(self, maps.device)):
             return _at_once(list(_sections(self)), maps)
         for layer in self:
             maps = layer(maps)
@@ -412,6 +412,13 @@ def _at_once(sections: Sequence[_Section], photos: Tensor) -> Tensor:
             finish = Finish(section.relu, around, border, added_around)
             maps = fused.finished(maps, norm.weight, norm.bias, finish, added)
     return maps
+
+
+def _computed_in(layers: nn.Module, device: torch.device) -> torch.dtype:
+    """The dtype of the maps between them, which may not be that of what comes in."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.get_autocast_dtype(device.type)
+    return next((weight.dtype for weight in layers.parameters()), torch.float32)
 
 
 def _sections(layers: Iterable[nn.Module]) -> Iterator[_Section]:

@@ -13,6 +13,7 @@ import torch
 from torch.testing import assert_close
 
 from fnst import fused
+from fnst.engine import Engine
 from fnst.fused import Finish
 from fnst.network import TransformerNetwork
 
@@ -188,7 +189,7 @@ def test_a_piece_of_a_network_is_its_layers_as_well(monkeypatch):
     piece = TransformerNetwork(width=4, blocks=1).to(DEVICE).layers[:-1]
     photos = torch.rand(1, 3, 16, 16).to(DEVICE)
     known = piece(photos)
-    monkeypatch.setattr(fused, "serves", lambda maps: True)
+    monkeypatch.setattr(fused, "serves", lambda device, dtype: True)
     assert_close(piece(photos), known, atol=1e-4, rtol=0)
 
 
@@ -211,9 +212,9 @@ def test_a_network_at_once_is_its_layers(variant, monkeypatch):
             torch.nn.init.normal_(parameter)
     photos = torch.rand(2, 3, 20, 24).to(DEVICE)
     weights = [parameter for parameter in network.parameters() if parameter.ndim == 4]
-    monkeypatch.setattr(fused, "serves", lambda maps: True)
+    monkeypatch.setattr(fused, "serves", lambda device, dtype: True)
     at_once = network(photos)
-    monkeypatch.setattr(fused, "serves", lambda maps: False)
+    monkeypatch.setattr(fused, "serves", lambda device, dtype: False)
     by_layers = network(photos)
     assert_close(at_once, by_layers, atol=1e-4, rtol=0)
     for one, other in zip(gradients(at_once, weights), gradients(by_layers, weights), strict=True):
@@ -231,7 +232,19 @@ def _untried():
 
 
 def test_maps_on_a_cpu_are_not_served():
-    assert not fused.serves(torch.rand(1, 3, 8, 8))
+    assert not fused.serves(torch.device("cpu"), torch.float32)
+
+
+@pytest.mark.parametrize("how", ["plain", "rounded", "autocast"])
+def test_the_kernels_are_asked_for_in_the_dtype_of_the_maps_in_between(how, monkeypatch):
+    asked = []
+    monkeypatch.setattr(fused, "serves", lambda device, dtype: asked.append(dtype))
+    network = TransformerNetwork(width=4, blocks=1)
+    if how == "rounded":
+        network = Engine(network, precision="bf16").fast
+    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"), torch.no_grad():
+        network(torch.rand(1, 3, 16, 16))
+    assert asked == [torch.float32 if how == "plain" else torch.bfloat16]
 
 
 @pytest.mark.usefixtures("_untried")
@@ -263,5 +276,5 @@ def test_kernels_that_work_are_used_even_while_nothing_may_learn(dtype):
 @needs_gpu
 @pytest.mark.usefixtures("_untried")
 def test_this_gpu_is_served():
-    assert fused.serves(torch.rand(1, 3, 8, 8, device="cuda"))
-    assert not fused.serves(torch.rand(1, 3, 8, 8, device="cuda", dtype=torch.float64))
+    assert fused.serves(torch.device("cuda", 0), torch.bfloat16)
+    assert not fused.serves(torch.device("cuda", 0), torch.float64)
