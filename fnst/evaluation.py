@@ -79,6 +79,7 @@ def evaluate(
     painting: AnySize,
     photos: Iterable[tuple[str, AnySize]],
     sizes: Sequence[int],
+    sides: Sequence[int] = (),
 ) -> Iterator[Score]:
     """Paint and score each named photograph at each size, in float32.
 
@@ -91,14 +92,15 @@ def evaluate(
         painting: the style picture as the loss sees it, see ``build.painting``.
         photos: names and photographs, of any size.
         sizes: short sides, pixels; ``metrics`` makes its headlines of the smallest.
+        sides: the short side that each photograph came in, where any was enlarged since.
 
     Raises:
         ImageError: when a photograph is smaller than 48 pixels.
     """
     texture = Texture.of(loss.extract(painting, (quality.TEXTURE,))[quality.TEXTURE])
-    for name, photo in photos:
+    for number, (name, photo) in enumerate(photos):
         check(name, photo)
-        side = min(photo.shape[2:])
+        side = sides[number] if sides else min(photo.shape[2:])
         for size in reached(side, sizes):
             fitted = images.fit(photo.to(painting.device), min(size, side))
             yield Score(name, size, _values(paint, loss, texture, fitted))

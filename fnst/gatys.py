@@ -46,9 +46,9 @@ AGREE = 1e-8
 
 
 def subjects(photos: Photos, count: int, size: int) -> list[Square]:
-    """The first so many photographs of a set as squares of that side; none is enlarged."""
+    """The first so many photographs of a set as squares of that side; of their own, if smaller."""
     chosen = range(min(count, len(photos)))
-    return [images.fit(photos.whole(i), min(size, photos.size)) for i in chosen]
+    return [images.fit(photos.whole(i), min(size, photos.side(i))) for i in chosen]
 
 
 def repaint(loss: PerceptualLoss, photo: Photo, iterations: int) -> Iterator[tuple[Photo, float]]:

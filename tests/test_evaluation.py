@@ -124,6 +124,24 @@ def test_a_photograph_is_made_smaller_and_never_larger(loss):
     assert {(64, 128), (50, 60)} <= seen
 
 
+def test_what_was_enlarged_is_scored_at_the_sizes_that_it_came_in(loss):
+    seen = set()
+
+    def look(photo):
+        seen.add(tuple(photo.shape[2:]))
+        return photo
+
+    photos = [("kept", flat(1.0, 96)), ("enlarged", flat(1.0, 96)), ("tiny", flat(1.0, 96))]
+    scores = evaluate(look, loss, flat(0.5), photos, [64, 96], [96, 80, 52])
+    assert [(s.photo, s.size) for s in scores] == [
+        ("kept", 64),
+        ("kept", 96),
+        ("enlarged", 64),
+        ("tiny", 64),
+    ]
+    assert (52, 52) in seen
+
+
 def test_a_photograph_that_is_nearly_all_border_is_refused_by_its_name(judge):
     with pytest.raises(ImageError, match=r"a\.jpg: expected .* at least 48 pixels a side, got 40"):
         judge(nothing, [("a.jpg", flat(1.0, 40))])

@@ -121,11 +121,12 @@ def test_a_total_below_the_curve_is_said_to_be_beyond_it():
 
 
 def test_the_first_photographs_are_optimised_and_none_is_enlarged(tmp_path):
-    files.write_json(tmp_path / "set.json", {"size": 48, "photographs": 3, "shards": {"0.npy": 3}})
+    told = {"size": 48, "photographs": 3, "shards": {"0.npy": 3}, "smaller": {"2": 20}}
+    files.write_json(tmp_path / "set.json", told)
     pixels = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 48, 48, 3)
     np.save(tmp_path / "0.npy", pixels.numpy())
     first, second = subjects(Photos(tmp_path), 2, 32)
     assert first.shape == (1, 3, 32, 32)
     assert second.mean() == pytest.approx(1 / 255)
-    assert len(subjects(Photos(tmp_path), 9, 64)) == 3
+    assert [len(photo[0, 0]) for photo in subjects(Photos(tmp_path), 9, 32)] == [32, 32, 20]
     assert subjects(Photos(tmp_path), 1, 64)[0].shape == (1, 3, 48, 48)
