@@ -26,12 +26,12 @@ LEAST_SIDE = 48
 # The painting itself, painted once more, has no style left to lose; its shares are of this.
 NOTHING = 1e-9
 
-# What metrics.json says of the smallest size, and in short of the others.
+# What metrics.json says of the smallest size, and in short of the others: whatever has a limit.
 HEADLINES = (
     *("content", "style", "total", "relative_style", "relative_total"),
     *("grid_ratio", "border_ratio", "clipped", "flat", "ssim", "perceptual", "sifid"),
 )
-IN_SHORT = ("total", "relative_total", "grid_ratio", "border_ratio")
+IN_SHORT = ("total", "relative_total", "grid_ratio", "border_ratio", "clipped", "flat")
 
 # What a number is called, and what it tells; in the order of pages and tables.
 NUMBERS: Mapping[str, tuple[str, str]] = {

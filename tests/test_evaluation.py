@@ -1,12 +1,16 @@
 """Relative numbers say how much better a painter is than doing nothing."""
 
+from dataclasses import fields
 from functools import partial
 
 import pytest
 import torch
 
+from fnst import params
 from fnst.errors import ImageError
-from fnst.evaluation import Score, as_row, as_rows, evaluate, means, metrics, total
+from fnst.evaluation import HEADLINES, Score, as_row, as_rows, evaluate, means, metrics, total
+from fnst.gate import Measured
+from fnst.gate import judge as judge_by_limits
 from fnst.losses import PerceptualLoss, Weights
 from fnst.network import TransformerNetwork
 from fnst.stylize import stylize
@@ -174,6 +178,14 @@ def test_metrics_are_flat_and_of_the_smallest_size_first(judge):
     added = ("grid_ratio", "border_ratio", "clipped", "flat", "ssim", "perceptual", "sifid")
     assert {*kept, *added} <= found.keys()
     assert all(isinstance(value, float | int) for value in found.values())
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(params.Gate)])
+def test_what_has_a_limit_is_held_to_it_at_every_size(name):
+    sound = dict.fromkeys(HEADLINES, 0.1)
+    found = metrics([Score("a.jpg", 48, sound), Score("a.jpg", 64, sound | {name: 0.9})])
+    verdict = judge_by_limits(Measured(2, "x", found), None, {name: 0.5}, is_first=False)
+    assert str(verdict) == f"refused: {name} at 64 px 0.9 is above its limit 0.5"
 
 
 def test_a_row_carries_its_photograph_and_size():
