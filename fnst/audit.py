@@ -25,7 +25,7 @@ AnySize = Float[torch.Tensor, "1 3 _ _"]  # sRGB in [0, 1]
 
 Source = tuple[str, Path | Callable[[], bytes]]  # a photograph's name, and its file or its bytes
 
-SHOWN, SIDE = 8, 512  # photographs on a sheet, and their short side, pixels
+SHOWN, SIDE = 8, 512  # photographs on a sheet, and their short side at most, pixels
 
 
 @dataclass(frozen=True)
@@ -194,7 +194,8 @@ def write(
     """Write metrics.json, photographs.csv and a before/after sheet of the first photographs."""
     files.write_json(folder / "metrics.json", evaluation.metrics(found))
     files.write_rows(folder / "photographs.csv", [evaluation.as_row(score) for score in found])
-    shown = islice((images.fit(photo, SIDE) for _, photo in photos), SHOWN)
+    fitted = (images.fit(photo, min(SIDE, *photo.shape[2:])) for _, photo in photos)
+    shown = islice(fitted, SHOWN)
     rows = [
         (_caption(score), (photo, paint(photo)))
         for score, photo in zip(evaluation.firsts(found), shown, strict=False)
@@ -205,6 +206,6 @@ def write(
 def _caption(score: Score) -> str:
     content, style, total = (score.values[name] for name in ("content", "style", "total"))
     return (
-        f"{score.photo}, at {score.size} pixels: content {content:.3f}, style {style:.3f}, "
+        f"{score.photo}, at {score.side} pixels: content {content:.3f}, style {style:.3f}, "
         f"total {total:.3f}"
     )

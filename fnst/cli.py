@@ -738,7 +738,7 @@ def evaluate(
     """
     _check_one_way({"--model-version": number, "--alias": alias})
     _check_project()
-    from fnst import audit, studio
+    from fnst import audit, evaluation, studio
     from fnst.progress import watch
     from fnst.stylize import device as find_device
     from fnst.stylize import stylize as paint
@@ -759,7 +759,7 @@ def evaluate(
     if as_json:
         print(json.dumps(report, indent=2))
     else:
-        _numbers_table(report)
+        _numbers_table(report, evaluation.spans(scores))
     if output:
         audit.write(output, painter, scores, audit.photographs(found))
     if missing:
@@ -767,11 +767,11 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _numbers_table(report: Mapping[str, Any]) -> None:
+def _numbers_table(report: Mapping[str, Any], spans: Mapping[int, str]) -> None:
     from fnst.evaluation import NUMBERS
 
     means = report["means"]
-    sizes = [f"{size} pixels" for size in means]
+    sizes = [f"{span} pixels" for span in spans.values()]
     table = _plain_table(("number",), [*sizes, ""])
     table.columns[-1].justify = "left"
     names = dict.fromkeys([*NUMBERS, *next(iter(means.values()))])

@@ -70,6 +70,7 @@ class Score:
 
     photo: str
     size: int  # the short side that was asked for, pixels
+    side: int  # the short side that it has: less, where the photograph is smaller
     values: Mapping[str, float]
 
 
@@ -103,7 +104,7 @@ def evaluate(
         side = sides[number] if sides else min(photo.shape[2:])
         for size in reached(side, sizes):
             fitted = images.fit(photo.to(painting.device), min(size, side))
-            yield Score(name, size, _values(paint, loss, texture, fitted))
+            yield Score(name, size, min(size, side), _values(paint, loss, texture, fitted))
 
 
 def check(name: str, photo: AnySize) -> None:
@@ -184,6 +185,15 @@ def means(scores: Iterable[Score]) -> dict[int, dict[str, Mean]]:
     }
 
 
+def spans(scores: Iterable[Score]) -> dict[int, str]:
+    """By size, smallest first: the sides that its photographs have, such as `96 to 256`."""
+    sides: dict[int, list[int]] = {}
+    for score in scores:
+        sides.setdefault(score.size, []).append(score.side)
+    ends = {size: sorted({min(sides[size]), max(sides[size])}) for size in sorted(sides)}
+    return {size: " to ".join(map(str, both)) for size, both in ends.items()}
+
+
 def metrics(scores: Sequence[Score]) -> dict[str, float]:
     """The flat numbers of metrics.json: those of the smallest size, in short those of the others.
 
@@ -204,8 +214,13 @@ def metrics(scores: Sequence[Score]) -> dict[str, float]:
 
 def as_row(score: Score) -> dict[str, str | int | float]:
     """A score as one row of the table of photographs."""
-    shown = f"{score.photo}, {score.size} px"
-    return {"picture": shown, "photo": score.photo, "size": score.size, **score.values}
+    return {
+        "picture": f"{score.photo}, {score.side} px",
+        "photo": score.photo,
+        "size": score.size,
+        "side": score.side,
+        **score.values,
+    }
 
 
 def as_rows(by_size: Mapping[int, Mapping[str, Mean]]) -> list[dict[str, str | int | float]]:

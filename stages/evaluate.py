@@ -112,7 +112,7 @@ def _sheet(name: str, paint: Paint, photos: Photos, scores: list[Score], path: P
     ]
     rows = [
         (
-            f"{score.photo}, at {score.size} pixels: content {score.values['content']:.3f}, style "
+            f"{score.photo}, at {score.side} pixels: content {score.values['content']:.3f}, style "
             f"{score.values['style']:.3f}, total {score.values['total']:.3f}, "
             f"{score.values['relative_total']:.0%} of the photograph's own",
             (photo, paint(photo)),

@@ -223,6 +223,16 @@ def test_people_get_a_table_and_a_folder(fnst, tmp_path):
     assert files.read_json(tmp_path / "judged/metrics.json")["photographs"] == 2
 
 
+def test_small_photographs_are_neither_enlarged_nor_said_to_be_larger(fnst, tmp_path):
+    judged = tmp_path / "judged"
+    said = fnst("evaluate", "-m", 1, "--size", 256, "-o", judged, tmp_path / "photos")
+    assert said.out.splitlines()[0].split() == ["number", "64", "pixels"]
+    pictures = [row["picture"] for row in files.read_rows(judged / "photographs.csv")]
+    assert pictures == [f"{tmp_path}/photos/{name}.png, 64 px" for name in "ab"]
+    width, height = images.size_of(judged / "sheet.jpg")
+    assert (width, height) == (2 * 72 + 3 * 16, 34 + 2 * (64 + 34 + 16))
+
+
 def test_a_photograph_that_is_named_twice_counts_once(fnst, tmp_path):
     folder = tmp_path / "photos"
     said = fnst("evaluate", "-m", 1, "--size", 48, folder, next(folder.iterdir()))

@@ -8,7 +8,17 @@ import torch
 
 from fnst import params
 from fnst.errors import ImageError
-from fnst.evaluation import HEADLINES, Score, as_row, as_rows, evaluate, means, metrics, total
+from fnst.evaluation import (
+    HEADLINES,
+    Score,
+    as_row,
+    as_rows,
+    evaluate,
+    means,
+    metrics,
+    spans,
+    total,
+)
 from fnst.gate import Measured
 from fnst.gate import judge as judge_by_limits
 from fnst.losses import PerceptualLoss, Weights
@@ -124,8 +134,11 @@ def test_a_photograph_is_made_smaller_and_never_larger(loss):
         return photo
 
     photos = [("wide", torch.rand(1, 3, 128, 256)), ("tiny", torch.rand(1, 3, 50, 60))]
-    list(evaluate(look, loss, flat(0.5), photos, [64]))
+    scores = list(evaluate(look, loss, flat(0.5), photos, [64]))
     assert {(64, 128), (50, 60)} <= seen
+    assert [(score.size, score.side) for score in scores] == [(64, 64), (64, 50)]
+    assert spans(scores) == {64: "50 to 64"}
+    assert spans(scores[1:]) == {64: "50"}
 
 
 def test_what_was_enlarged_is_scored_at_the_sizes_that_it_came_in(loss):
@@ -156,9 +169,9 @@ def test_a_photograph_that_is_nearly_all_border_is_refused_by_its_name(judge):
 
 def test_means_are_of_each_size():
     scores = [
-        Score("a.jpg", 64, {"total": 1.0}),
-        Score("b.jpg", 64, {"total": 2.0}),
-        Score("b.jpg", 48, {"total": 7.0}),
+        Score("a.jpg", 64, 64, {"total": 1.0}),
+        Score("b.jpg", 64, 64, {"total": 2.0}),
+        Score("b.jpg", 48, 48, {"total": 7.0}),
     ]
     by_size = means(scores)
     assert list(by_size) == [48, 64]
@@ -183,17 +196,18 @@ def test_metrics_are_flat_and_of_the_smallest_size_first(judge):
 @pytest.mark.parametrize("name", [field.name for field in fields(params.Gate)])
 def test_what_has_a_limit_is_held_to_it_at_every_size(name):
     sound = dict.fromkeys(HEADLINES, 0.1)
-    found = metrics([Score("a.jpg", 48, sound), Score("a.jpg", 64, sound | {name: 0.9})])
+    found = metrics([Score("a.jpg", 48, 48, sound), Score("a.jpg", 64, 64, sound | {name: 0.9})])
     verdict = judge_by_limits(Measured(2, "x", found), None, {name: 0.5}, is_first=False)
     assert str(verdict) == f"refused: {name} at 64 px 0.9 is above its limit 0.5"
 
 
 def test_a_row_carries_its_photograph_and_size():
-    row = as_row(Score("a.jpg", 64, {"total": 3.0}))
-    assert row == {"picture": "a.jpg, 64 px", "photo": "a.jpg", "size": 64, "total": 3.0}
+    row = as_row(Score("a.jpg", 64, 50, {"total": 3.0}))
+    named = {"picture": "a.jpg, 50 px", "photo": "a.jpg", "size": 64, "side": 50}
+    assert row == named | {"total": 3.0}
 
 
 def test_means_are_rows_too():
-    assert as_rows(means([Score("a.jpg", 64, {"total": 3.0})])) == [
+    assert as_rows(means([Score("a.jpg", 64, 64, {"total": 3.0})])) == [
         {"size": 64, "number": "total", "mean": 3.0, "low": 3.0, "high": 3.0}
     ]
