@@ -28,18 +28,20 @@ NOTHING = 1e-9
 
 # What metrics.json says of the smallest size, and in short of the others: whatever has a limit.
 HEADLINES = (
-    *("content", "style", "total", "relative_style", "relative_total"),
+    *("content", "style", "variation", "grid", "total", "relative_style", "relative_total"),
     *("grid_ratio", "border_ratio", "clipped", "flat", "ssim", "perceptual", "sifid"),
 )
 IN_SHORT = ("total", "relative_total", "grid_ratio", "border_ratio", "clipped", "flat")
 
 # What a number is called, and what it tells; in the order of pages and tables.
 NUMBERS: Mapping[str, tuple[str, str]] = {
-    "total": ("total", "content and style, weighted: what training lowers"),
+    "total": ("total", "content, style, variation and grid term: what training lowers"),
     "relative_total": ("of the photograph's", "share of what the untouched photograph scores"),
     "content": ("content", "distance from the photograph's structure, weighted"),
     "style": ("style", "distance from the painting's texture, weighted"),
     "relative_style": ("of the photograph's", "share of what the untouched photograph scores"),
+    "variation": ("variation", "how much neighbouring pixels differ, weighted"),
+    "grid": ("grid term", "how unequal means are by the place in squares of 4, weighted"),
     "grid_ratio": ("grid", "what sticks out of the spectrum at periods 2 and 4; 1 is none"),
     "border_ratio": ("border", "error in the outer 16 pixels over the rest; 1 is none"),
     "clipped": ("clipped", "share of pixels with every channel at an end"),
@@ -57,9 +59,11 @@ class Score:
 
     ``values`` holds, by name:
 
-    - ``content``, ``style``, ``total``: the weighted losses; lower is better.
+    - ``content``, ``style``, ``variation``, ``grid``: the weighted terms of the loss, and
+      ``total``, their sum; lower is better.
     - ``relative_style``, ``relative_total``: shares of what the untouched photograph scores: 1 is
-      no better than doing nothing. Its content loss is zero, so that there is no relative content.
+      no better than doing nothing. Its content loss is zero, so that there is no relative content;
+      nor are its variation and grid what a painting should come down to.
     - ``content_LAYER``, ``style_LAYER``, ``relative_style_LAYER``: see ``PerceptualLoss.explain``.
     - ``grid_ratio``: ``quality.grid`` over the photograph's own; 1 is no grid.
     - ``border_ratio``, ``clipped``, ``flat``: see ``quality``.
@@ -139,7 +143,7 @@ def _values(paint: Paint, loss: PerceptualLoss, texture: Texture, photo: Photo) 
         **{
             f"relative_{name}": now[name] / max(value, NOTHING)
             for name, value in before.items()
-            if not name.startswith("content")
+            if name.startswith(("style", "total", "sifid"))
         },
         "grid_ratio": quality.grid(stylized) / quality.grid(photo),
         "border_ratio": quality.border(paint, photo, stylized),
@@ -162,6 +166,8 @@ def _distances(
     return {
         "content": terms.content.item(),
         "style": terms.style.item(),
+        "variation": terms.variation.item(),
+        "grid": terms.grid.item(),
         "total": terms.total.item(),
         **{name: value.item() for name, value in layers.items()},
         "sifid": quality.texture_distance(Texture.of(maps[quality.TEXTURE]), texture),

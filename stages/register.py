@@ -173,7 +173,8 @@ Means; lower is better.
 - content: {metrics["content"]:.4g}, how far the result's structure is from the photograph's
 - style: {metrics["style"]:.4g}, how far its texture is from the painting's; \
 {metrics["relative_style"]:.0%} of what the untouched photographs score
-- total: {metrics["total"]:.4g}, both, weighted; {metrics["relative_total"]:.0%} of what the \
+- total: {metrics["total"]:.4g}, the sum of both, of variation ({metrics["variation"]:.3g}) and of \
+the grid term ({metrics["grid"]:.3g}), all weighted; {metrics["relative_total"]:.0%} of what the \
 untouched photographs score
 - grid {metrics["grid_ratio"]:.3g}, border {metrics["border_ratio"]:.3g}: how far these artefacts \
 stick out; 1 is none

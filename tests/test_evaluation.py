@@ -10,6 +10,7 @@ from fnst import params
 from fnst.errors import ImageError
 from fnst.evaluation import (
     HEADLINES,
+    NUMBERS,
     Score,
     as_row,
     as_rows,
@@ -96,6 +97,19 @@ def test_scores_of_flat_pictures_can_be_worked_out_by_hand(judge):
 def test_the_painting_itself_can_be_judged_as_a_photograph(judge):
     (score,) = judge(nothing, [("a.jpg", flat(0.5))])
     assert score.values["relative_total"] == 0
+
+
+def test_a_total_is_the_sum_of_the_terms_that_are_told(loss):
+    loss.weights = Weights(content=1.0, style=2.0, variation=3.0, grid=0.1)
+    photos = [("a.jpg", torch.rand(1, 3, 48, 48))]
+    (score,) = evaluate(nothing, loss, flat(0.5), photos, [48])
+    terms = [score.values[name] for name in ("content", "style", "variation", "grid")]
+    assert min(terms[1:]) > 0
+    assert score.values["total"] == pytest.approx(sum(terms), rel=1e-5)
+    assert set(NUMBERS) <= score.values.keys()
+    assert not {"relative_content", "relative_variation", "relative_grid"} & score.values.keys()
+    found = metrics([score])
+    assert [found[name] for name in ("variation", "grid")] == pytest.approx(terms[2:], abs=1e-6)
 
 
 def test_the_total_alone_is_the_total_of_the_score(loss, judge):

@@ -3,7 +3,7 @@
 import pytest
 import registry_fixtures
 
-from fnst import files
+from fnst import evaluation, files
 from fnst.errors import TrainingError
 from stages import register
 
@@ -17,6 +17,18 @@ def test_a_network_that_paints_nothing_is_not_registered(tmp_path, monkeypatch):
     with pytest.raises(TrainingError, match=r"wave is not registered: in 99% .*sheet\.jpg"):
         register.main()
     register._check("wave", {"flat": 0.3})
+
+
+def test_the_card_says_what_the_total_is_made_of():
+    metrics = dict.fromkeys(evaluation.HEADLINES, 0.5) | {"photographs": 2}
+    metrics |= {"total": 1.75, "variation": 0.125, "grid": 0.0625}
+    metrics |= {"gatys_iterations": 3.0, "gatys_longest": 40.0}
+    style = {"image": "wave.png", "content_weight": 1.0, "style_weight": 12.0}
+    trained = {"steps": 20, "photographs": 6, "params": {"style": style, "loss": {"network": "v"}}}
+    card = {"training": trained, "weights_sha256": "abc"}
+    told = register._card("wave", card, metrics, {"recipe": "laptop"})
+    made_of = "the sum of both, of variation (0.125) and of the grid term (0.0625), all weighted"
+    assert f"- total: 1.75, {made_of}; 50% of" in told
 
 
 @pytest.mark.parametrize(
