@@ -158,9 +158,10 @@ class Anchor:
     def iterations(self) -> float:
         """After how many iterations the curve reaches the network's total, interpolated.
 
-        Zero when the network is no better than the photographs; never more than ``longest``.
+        Zero when the network is no better than the photographs, or its total is no number; never
+        more than ``longest``.
         """
-        if self.total >= self.curve[0]:
+        if not self.total < self.curve[0]:
             return 0.0
         for iteration, (before, after) in enumerate(pairwise(self.curve)):
             if self.total >= after:

@@ -5,6 +5,7 @@ store is filled again from data/.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -49,11 +50,17 @@ def main() -> None:
 
 
 def _check(name: str, metrics: Mapping[str, float]) -> None:
-    """Refuse what draws nothing, whatever its losses are.
+    """Refuse what draws nothing, whatever its losses are, and what no loss can be told of.
 
     Raises:
-        TrainingError: when it does.
+        TrainingError: when it is either.
     """
+    if not math.isfinite(metrics["total"]):
+        raise TrainingError(
+            f"{name} is not registered: expected a held-out total that is a number, got "
+            f"{metrics['total']} (data/results/{name}/photographs.csv has each photograph's); "
+            "train it anew."
+        )
     if metrics["flat"] > BLANK:
         raise TrainingError(
             f"{name} is not registered: in {metrics['flat']:.0%} of what it paints nothing "

@@ -112,6 +112,13 @@ def test_a_total_lies_where_the_curve_passes_it(total, iterations):
     assert anchor.metrics == {"gatys_iterations": pytest.approx(iterations), "gatys_longest": 4}
 
 
+@pytest.mark.parametrize("total", [float("nan"), float("inf")])
+def test_a_total_that_is_no_number_is_as_good_as_no_iteration(total):
+    anchor = Anchor([10.0, 4.0, 2.0], total)
+    assert anchor.metrics == {"gatys_iterations": 0, "gatys_longest": 2}
+    assert str(anchor) == "0 iterations"
+
+
 def test_a_total_below_the_curve_is_said_to_be_beyond_it():
     assert str(Anchor([10.0, 4.0, 2.0], 1.9)) == "more than 2 iterations"
     assert str(Anchor([10.0, 4.0, 2.0], 2.0)) == "2 iterations"

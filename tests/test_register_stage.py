@@ -8,15 +8,25 @@ from fnst.errors import TrainingError
 from stages import register
 
 
-def test_a_network_that_paints_nothing_is_not_registered(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("measured", "sentence"),
+    [
+        ({"total": 1.5, "flat": 0.99}, r"wave is not registered: in 99% .*sheet\.jpg"),
+        ({"total": float("nan"), "flat": 0.3}, r"a held-out total that is a number, got nan \(.*"),
+        ({"total": float("inf"), "flat": 0.3}, r"a held-out total that is a number, got inf \(.*"),
+    ],
+)
+def test_what_paints_nothing_or_has_no_total_is_not_registered(
+    tmp_path, monkeypatch, measured, sentence
+):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(register, "style_named", lambda: "wave")
     registry_fixtures.train(tmp_path / "data" / "models" / "wave")
     metrics = tmp_path / "data" / "results" / "wave" / "metrics.json"
-    files.write_json(metrics, {"flat": 0.99})
-    with pytest.raises(TrainingError, match=r"wave is not registered: in 99% .*sheet\.jpg"):
+    files.write_json(metrics, measured)
+    with pytest.raises(TrainingError, match=sentence):
         register.main()
-    register._check("wave", {"flat": 0.3})
+    register._check("wave", {"total": 1.5, "flat": 0.3})
 
 
 def test_the_card_says_what_the_total_is_made_of():
