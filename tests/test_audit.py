@@ -233,6 +233,31 @@ def test_small_photographs_are_neither_enlarged_nor_said_to_be_larger(fnst, tmp_
     assert (width, height) == (2 * 72 + 3 * 16, 34 + 2 * (64 + 34 + 16))
 
 
+def test_what_fnst_made_itself_is_left_out_and_counted(fnst, tmp_path):
+    folder = tmp_path / "photos"
+    fnst("evaluate", "-m", 1, "--size", 48, "-o", folder, folder)
+    photos(folder, "a-wave-v1.png", "c-wave-v1.png", "b-side.png")
+    said = fnst("evaluate", "-m", 1, "--size", 48, folder)
+    assert "on 4 photographs" in said.out  # of c there is no photograph
+    told = f"left alone: 2 ({folder}/a-wave-v1.png, {folder}/sheet.jpg); to judge one, name it"
+    assert told in said.err.replace("\n", " ")
+    said = fnst("evaluate", "-m", 1, "--size", 48, folder / "sheet.jpg")
+    assert "on 1 photographs" in said.out
+    assert "left alone" not in said.err
+
+
+def test_results_in_a_zip_are_left_out_and_sheets_of_others_are_photographs(tmp_path):
+    photos(tmp_path, "a.png", "a-wave-v1.png", "sheet.jpg")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(tmp_path / "a.png", "d/a.png")
+        archive.write(tmp_path / "a-wave-v1.png", "d/a-wave-v1.png")
+    (tmp_path / "a.png").unlink()
+    fresh, earlier = audit.without_results(audit.sources_in([tmp_path]))
+    names = [Path(name).name for name, _ in fresh]
+    assert names == ["a-wave-v1.png", "a.png", "sheet.jpg"]
+    assert earlier == [Path("more.zip/d/a-wave-v1.png")]
+
+
 def test_a_photograph_that_is_named_twice_counts_once(fnst, tmp_path):
     folder = tmp_path / "photos"
     said = fnst("evaluate", "-m", 1, "--size", 48, folder, next(folder.iterdir()))
