@@ -229,8 +229,8 @@ def test_small_photographs_are_neither_enlarged_nor_said_to_be_larger(fnst, tmp_
     assert said.out.splitlines()[0].split() == ["number", "64", "pixels"]
     pictures = [row["picture"] for row in files.read_rows(judged / "photographs.csv")]
     assert pictures == [f"{tmp_path}/photos/{name}.png, 64 px" for name in "ab"]
-    width, height = images.size_of(judged / "sheet.jpg")
-    assert (width, height) == (2 * 72 + 3 * 16, 34 + 2 * (64 + 34 + 16))
+    _, height = images.size_of(judged / "sheet.jpg")
+    assert height == 34 + 2 * (64 + 34 + 16)
 
 
 def test_what_fnst_made_itself_is_left_out_and_counted(fnst, tmp_path):
