@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 
-from fnst import assets, build, collection, evaluation, files, images, params, sources
+from fnst import assets, batch, build, collection, evaluation, files, images, params, sources
 from fnst.errors import AssetError, CheckpointError, ImageError
 from fnst.evaluation import Score
 from fnst.losses import PerceptualLoss
@@ -25,7 +25,10 @@ AnySize = Float[torch.Tensor, "1 3 _ _"]  # sRGB in [0, 1]
 
 Source = tuple[str, Path | Callable[[], bytes]]  # a photograph's name, and its file or its bytes
 
-SHOWN, SIDE = 8, 512  # photographs on a sheet, and their short side, pixels
+# What ``write`` writes.
+METRICS, TABLE, SHEET = "metrics.json", "photographs.csv", "sheet.jpg"
+
+SHOWN, SIDE = 8, 512  # photographs on a sheet, and their short side at most, pixels
 
 
 @dataclass(frozen=True)
@@ -121,6 +124,24 @@ def _sources(path: Path) -> Iterator[Source]:
             yield str(file), file
 
 
+def without_results(found: Sequence[Source]) -> tuple[list[Source], list[Path]]:
+    """The photographs without fnst's own results among them, and those; one alone is none.
+
+    Results are what was painted from a photograph that lies beside, and the sheets of ``write``.
+    """
+    if len(found) == 1:
+        return list(found), []
+    results = batch.results_among([Path(name) for name, _ in found])
+    results |= {place for _, place in found if isinstance(place, Path) and _is_sheet(place)}
+    fresh = [source for source in found if Path(source[0]) not in results]
+    return fresh, [Path(name) for name, _ in found if Path(name) in results]
+
+
+def _is_sheet(path: Path) -> bool:
+    beside = (path.with_name(METRICS), path.with_name(TABLE))
+    return path.name == SHEET and all(other.exists() for other in beside)
+
+
 def photographs(
     found: Iterable[Source], left_out: Callable[[ImageError], None] = lambda error: None
 ) -> Iterator[tuple[str, AnySize]]:
@@ -192,19 +213,20 @@ def write(
     folder: Path, paint: Paint, found: Sequence[Score], photos: Iterable[tuple[str, AnySize]]
 ) -> None:
     """Write metrics.json, photographs.csv and a before/after sheet of the first photographs."""
-    files.write_json(folder / "metrics.json", evaluation.metrics(found))
-    files.write_rows(folder / "photographs.csv", [evaluation.as_row(score) for score in found])
-    shown = islice((images.fit(photo, SIDE) for _, photo in photos), SHOWN)
+    files.write_json(folder / METRICS, evaluation.metrics(found))
+    files.write_rows(folder / TABLE, [evaluation.as_row(score) for score in found])
+    fitted = (images.fit(photo, min(SIDE, *photo.shape[2:])) for _, photo in photos)
+    shown = islice(fitted, SHOWN)
     rows = [
         (_caption(score), (photo, paint(photo)))
         for score, photo in zip(evaluation.firsts(found), shown, strict=False)
     ]
-    images.save(images.Picture(images.sheet(rows, ("photograph", "painted"))), folder / "sheet.jpg")
+    images.save(images.Picture(images.sheet(rows, ("photograph", "painted"))), folder / SHEET)
 
 
 def _caption(score: Score) -> str:
     content, style, total = (score.values[name] for name in ("content", "style", "total"))
     return (
-        f"{score.photo}, at {score.size} pixels: content {content:.3f}, style {style:.3f}, "
+        f"{score.photo}, at {score.side} pixels: content {content:.3f}, style {style:.3f}, "
         f"total {total:.3f}"
     )

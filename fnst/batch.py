@@ -267,24 +267,22 @@ def _places(photos: Iterable[_Photo]) -> dict[Path, _Photo]:
     return places
 
 
-def _without_results(photos: Sequence[_Photo]) -> tuple[list[_Photo], list[Path]]:
-    """Without what an earlier run painted from a photograph that lies beside it; and these.
+def results_among(paths: Sequence[Path]) -> set[Path]:
+    """What an earlier run painted from a photograph that lies beside it.
 
     Whether they were named does not matter: a shell names them where it expands a pattern. One that
     is named alone has no photograph beside it.
     """
     names: dict[Path, set[str]] = {}
-    for photo in photos:
-        beside = names.setdefault(photo.path.parent, set())
-        beside |= {photo.path.stem, photo.path.name}
-    fresh: list[_Photo] = []
-    earlier: list[Path] = []
-    for photo in photos:
-        if _is_result(photo.path, names[photo.path.parent]):
-            earlier.append(photo.path)
-        else:
-            fresh.append(photo)
-    return fresh, earlier
+    for path in paths:
+        names.setdefault(path.parent, set()).update((path.stem, path.name))
+    return {path for path in paths if _is_result(path, names[path.parent])}
+
+
+def _without_results(photos: Sequence[_Photo]) -> tuple[list[_Photo], list[Path]]:
+    results = results_among([photo.path for photo in photos])
+    fresh = [photo for photo in photos if photo.path not in results]
+    return fresh, [photo.path for photo in photos if photo.path in results]
 
 
 def _is_result(path: Path, beside: set[str]) -> bool:

@@ -513,12 +513,12 @@ def _conclude(
     return len(jobs) - count
 
 
-def _say_earlier(earlier: Sequence[Path], out: "TextIO") -> None:
+def _say_earlier(earlier: Sequence[Path], out: "TextIO", verb: str = "paint") -> None:
     """With names: somebody's own photograph may be called like a result."""
     if earlier:
         some = ", ".join(map(str, earlier[:3])) + (", ..." if len(earlier) > 3 else "")
         count = f"results of earlier runs, left alone: {len(earlier)} ({some})"
-        print(f"{count}; to paint one, name it alone", file=out)
+        print(f"{count}; to {verb} one, name it alone", file=out)
 
 
 # --- the registry ---------------------------------------------------------------------------------
@@ -735,15 +735,18 @@ def evaluate(
     """Judge a version on any photographs, as it was judged on those held out from its training.
 
     With the painting, the loss network and the weights of its training, whatever params.yaml says.
+    Results of fnst's own that lie among the photographs are left out.
     """
     _check_one_way({"--model-version": number, "--alias": alias})
     _check_project()
-    from fnst import audit, studio
+    from fnst import audit, evaluation, studio
     from fnst.progress import watch
     from fnst.stylize import device as find_device
     from fnst.stylize import stylize as paint
 
-    found, where = audit.sources_in(photos), find_device(device)
+    found, earlier = audit.without_results(audit.sources_in(photos))
+    _say_earlier(earlier, sys.stderr, verb="judge")
+    where = find_device(device)
     missing: list[ImageError] = []
 
     def leave_out(error: ImageError) -> None:
@@ -759,7 +762,7 @@ def evaluate(
     if as_json:
         print(json.dumps(report, indent=2))
     else:
-        _numbers_table(report)
+        _numbers_table(report, evaluation.spans(scores))
     if output:
         audit.write(output, painter, scores, audit.photographs(found))
     if missing:
@@ -767,11 +770,11 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _numbers_table(report: Mapping[str, Any]) -> None:
+def _numbers_table(report: Mapping[str, Any], spans: Mapping[int, str]) -> None:
     from fnst.evaluation import NUMBERS
 
     means = report["means"]
-    sizes = [f"{size} pixels" for size in means]
+    sizes = [f"{span} pixels" for span in spans.values()]
     table = _plain_table(("number",), [*sizes, ""])
     table.columns[-1].justify = "left"
     names = dict.fromkeys([*NUMBERS, *next(iter(means.values()))])

@@ -26,20 +26,22 @@ LEAST_SIDE = 48
 # The painting itself, painted once more, has no style left to lose; its shares are of this.
 NOTHING = 1e-9
 
-# What metrics.json says of the smallest size, and in short of the others.
+# What metrics.json says of the smallest size, and in short of the others: whatever has a limit.
 HEADLINES = (
-    *("content", "style", "total", "relative_style", "relative_total"),
+    *("content", "style", "variation", "grid", "total", "relative_style", "relative_total"),
     *("grid_ratio", "border_ratio", "clipped", "flat", "ssim", "perceptual", "sifid"),
 )
-IN_SHORT = ("total", "relative_total", "grid_ratio", "border_ratio")
+IN_SHORT = ("total", "relative_total", "grid_ratio", "border_ratio", "clipped", "flat")
 
 # What a number is called, and what it tells; in the order of pages and tables.
 NUMBERS: Mapping[str, tuple[str, str]] = {
-    "total": ("total", "content and style, weighted: what training lowers"),
+    "total": ("total", "content, style, variation and grid term: what training lowers"),
     "relative_total": ("of the photograph's", "share of what the untouched photograph scores"),
     "content": ("content", "distance from the photograph's structure, weighted"),
     "style": ("style", "distance from the painting's texture, weighted"),
     "relative_style": ("of the photograph's", "share of what the untouched photograph scores"),
+    "variation": ("variation", "how much neighbouring pixels differ, weighted"),
+    "grid": ("grid term", "how unequal means are by the place in squares of 4, weighted"),
     "grid_ratio": ("grid", "what sticks out of the spectrum at periods 2 and 4; 1 is none"),
     "border_ratio": ("border", "error in the outer 16 pixels over the rest; 1 is none"),
     "clipped": ("clipped", "share of pixels with every channel at an end"),
@@ -57,9 +59,11 @@ class Score:
 
     ``values`` holds, by name:
 
-    - ``content``, ``style``, ``total``: the weighted losses; lower is better.
+    - ``content``, ``style``, ``variation``, ``grid``: the weighted terms of the loss, and
+      ``total``, their sum; lower is better.
     - ``relative_style``, ``relative_total``: shares of what the untouched photograph scores: 1 is
-      no better than doing nothing. Its content loss is zero, so that there is no relative content.
+      no better than doing nothing. Its content loss is zero, so that there is no relative content;
+      nor are its variation and grid what a painting should come down to.
     - ``content_LAYER``, ``style_LAYER``, ``relative_style_LAYER``: see ``PerceptualLoss.explain``.
     - ``grid_ratio``: ``quality.grid`` over the photograph's own; 1 is no grid.
     - ``border_ratio``, ``clipped``, ``flat``: see ``quality``.
@@ -70,6 +74,7 @@ class Score:
 
     photo: str
     size: int  # the short side that was asked for, pixels
+    side: int  # the short side that it has: less, where the photograph is smaller
     values: Mapping[str, float]
 
 
@@ -79,6 +84,7 @@ def evaluate(
     painting: AnySize,
     photos: Iterable[tuple[str, AnySize]],
     sizes: Sequence[int],
+    sides: Sequence[int] = (),
 ) -> Iterator[Score]:
     """Paint and score each named photograph at each size, in float32.
 
@@ -91,17 +97,18 @@ def evaluate(
         painting: the style picture as the loss sees it, see ``build.painting``.
         photos: names and photographs, of any size.
         sizes: short sides, pixels; ``metrics`` makes its headlines of the smallest.
+        sides: the short side that each photograph came in, where any was enlarged since.
 
     Raises:
         ImageError: when a photograph is smaller than 48 pixels.
     """
     texture = Texture.of(loss.extract(painting, (quality.TEXTURE,))[quality.TEXTURE])
-    for name, photo in photos:
+    for number, (name, photo) in enumerate(photos):
         check(name, photo)
-        side = min(photo.shape[2:])
+        side = sides[number] if sides else min(photo.shape[2:])
         for size in reached(side, sizes):
             fitted = images.fit(photo.to(painting.device), min(size, side))
-            yield Score(name, size, _values(paint, loss, texture, fitted))
+            yield Score(name, size, min(size, side), _values(paint, loss, texture, fitted))
 
 
 def check(name: str, photo: AnySize) -> None:
@@ -136,7 +143,7 @@ def _values(paint: Paint, loss: PerceptualLoss, texture: Texture, photo: Photo) 
         **{
             f"relative_{name}": now[name] / max(value, NOTHING)
             for name, value in before.items()
-            if not name.startswith("content")
+            if name.startswith(("style", "total", "sifid"))
         },
         "grid_ratio": quality.grid(stylized) / quality.grid(photo),
         "border_ratio": quality.border(paint, photo, stylized),
@@ -159,6 +166,8 @@ def _distances(
     return {
         "content": terms.content.item(),
         "style": terms.style.item(),
+        "variation": terms.variation.item(),
+        "grid": terms.grid.item(),
         "total": terms.total.item(),
         **{name: value.item() for name, value in layers.items()},
         "sifid": quality.texture_distance(Texture.of(maps[quality.TEXTURE]), texture),
@@ -182,6 +191,15 @@ def means(scores: Iterable[Score]) -> dict[int, dict[str, Mean]]:
     }
 
 
+def spans(scores: Iterable[Score]) -> dict[int, str]:
+    """By size, smallest first: the sides that its photographs have, such as `96 to 256`."""
+    sides: dict[int, list[int]] = {}
+    for score in scores:
+        sides.setdefault(score.size, []).append(score.side)
+    ends = {size: sorted({min(sides[size]), max(sides[size])}) for size in sorted(sides)}
+    return {size: " to ".join(map(str, both)) for size, both in ends.items()}
+
+
 def metrics(scores: Sequence[Score]) -> dict[str, float]:
     """The flat numbers of metrics.json: those of the smallest size, in short those of the others.
 
@@ -202,8 +220,13 @@ def metrics(scores: Sequence[Score]) -> dict[str, float]:
 
 def as_row(score: Score) -> dict[str, str | int | float]:
     """A score as one row of the table of photographs."""
-    shown = f"{score.photo}, {score.size} px"
-    return {"picture": shown, "photo": score.photo, "size": score.size, **score.values}
+    return {
+        "picture": f"{score.photo}, {score.side} px",
+        "photo": score.photo,
+        "size": score.size,
+        "side": score.side,
+        **score.values,
+    }
 
 
 def as_rows(by_size: Mapping[int, Mapping[str, Mean]]) -> list[dict[str, str | int | float]]:

@@ -46,9 +46,9 @@ AGREE = 1e-8
 
 
 def subjects(photos: Photos, count: int, size: int) -> list[Square]:
-    """The first so many photographs of a set as squares of that side; none is enlarged."""
+    """The first so many photographs of a set as squares of that side; of their own, if smaller."""
     chosen = range(min(count, len(photos)))
-    return [images.fit(photos.whole(i), min(size, photos.size)) for i in chosen]
+    return [images.fit(photos.whole(i), min(size, photos.side(i))) for i in chosen]
 
 
 def repaint(loss: PerceptualLoss, photo: Photo, iterations: int) -> Iterator[tuple[Photo, float]]:
@@ -158,9 +158,10 @@ class Anchor:
     def iterations(self) -> float:
         """After how many iterations the curve reaches the network's total, interpolated.
 
-        Zero when the network is no better than the photographs; never more than ``longest``.
+        Zero when the network is no better than the photographs, or its total is no number; never
+        more than ``longest``.
         """
-        if self.total >= self.curve[0]:
+        if not self.total < self.curve[0]:
             return 0.0
         for iteration, (before, after) in enumerate(pairwise(self.curve)):
             if self.total >= after:

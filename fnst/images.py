@@ -331,10 +331,12 @@ def sheet(rows: Sequence[tuple[str, Sequence[AnySize]]], headings: Sequence[str]
     gap, band = 16, 34
     widths = [max(row[i].width for row in cells) for i in range(len(headings))]
     heights = [max(cell.height for cell in row) for row in cells]
-    width = sum(widths) + gap * (len(widths) + 1)
+    font = ImageFont.load_default(size=16)
+    longest = max(math.ceil(font.getlength(caption)) for caption, _ in rows)
+    width = max(sum(widths) + gap * (len(widths) + 1), longest + 2 * gap)
     height = band + sum(heights) + (band + gap) * len(rows)
     page = Pillow.new("RGB", (width, height), PAPER)
-    draw, font = ImageDraw.Draw(page), ImageFont.load_default(size=16)
+    draw = ImageDraw.Draw(page)
     lefts = [gap + sum(widths[:i]) + gap * i for i in range(len(widths))]
     for left, heading in zip(lefts, headings, strict=True):
         draw.text((left, 10), heading, INK, font)

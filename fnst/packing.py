@@ -3,7 +3,8 @@
     00000.npy   uint8 (n, size, size, 3), sRGB: what was kept of the first 1024 photographs
     00000.json  what became of each of them, and the shard's fingerprint
     00001.npy   ...
-    set.json    last of all: size, number of photographs, the shards in their order
+    set.json    last of all: size, number of photographs, the shards in their order, and which
+                photographs came smaller, with the short side of each
 
 A shard appears when it is complete, so that an interrupted work goes on at the next one. It is used
 again exactly when its fingerprint is the same, which covers everything that its bytes depend on.
@@ -81,7 +82,8 @@ class Report:
     """What became of every photograph that was looked at."""
 
     rows: list[dict[str, Any]] = field(default_factory=list)
-    """The name of each, and its size in bytes and CRC-32; or the reason why it was left out."""
+    """The name of each, its size in bytes and CRC-32, and the short side of one that came smaller
+    than it is kept; or the reason why it was left out."""
     entries: list[Entry] = field(default_factory=list, compare=False, repr=False)
     """The same photographs, to be read again."""
 
@@ -107,7 +109,9 @@ class Report:
 
     def as_json(self) -> dict[str, Any]:
         """For people, and to know photographs by."""
-        return {"kept": self.kept, "left_out": self.left_out}
+        known_by = ("name", "size", "crc32")
+        kept = [{key: row[key] for key in known_by} for row in self.kept]
+        return {"kept": kept, "left_out": self.left_out}
 
 
 @dataclass(frozen=True)
@@ -127,6 +131,7 @@ class _Decoded:
     photo: Entry
     told: Told
     square: Square | str  # or the reason why there is none
+    side: int = 0  # the short one of the photograph that came, pixels
 
 
 class _Seen:
@@ -255,7 +260,9 @@ def _is_complete(
 
 def _summary(size: int, shards: Sequence[_Shard], done: dict[Path, Report]) -> dict[str, Any]:
     counts = {shard.pixels.name: len(done[shard.pixels].kept) for shard in shards}
-    return {"size": size, "photographs": sum(counts.values()), "shards": counts}
+    rows = [row for shard in shards for row in done[shard.pixels].kept]
+    smaller = {str(place): row["side"] for place, row in enumerate(rows) if "side" in row}
+    return {"size": size, "photographs": len(rows), "shards": counts, "smaller": smaller}
 
 
 def _make_room(folder: Path, done: dict[Path, Report], bytes_needed: int) -> None:
@@ -363,7 +370,7 @@ def _write(
         with path.open("wb") as file:
             _write_header(file, 0, size)
             for number, photo in enumerate(decoded, start=1):
-                _keep(photo, file, report, seen)
+                _keep(photo, file, report, seen, size)
                 if number % SYNC == 0:
                     behind.do(_sync, path)
             _write_header(file, len(report.kept), size)
@@ -373,7 +380,7 @@ def _write(
     return report
 
 
-def _keep(decoded: _Decoded, file: BinaryIO, report: Report, seen: _Seen) -> None:
+def _keep(decoded: _Decoded, file: BinaryIO, report: Report, seen: _Seen, kept_at: int) -> None:
     """Append the photograph, or say why not."""
     if isinstance(decoded.square, str):
         report.add(decoded.photo, reason=decoded.square)
@@ -382,7 +389,8 @@ def _keep(decoded: _Decoded, file: BinaryIO, report: Report, seen: _Seen) -> Non
     else:
         size, crc = decoded.told
         file.write(decoded.square.data)
-        report.add(decoded.photo, size=size, crc32=f"{crc:08x}")
+        smaller = {"side": decoded.side} if decoded.side < kept_at else {}
+        report.add(decoded.photo, size=size, crc32=f"{crc:08x}", **smaller)
 
 
 def _unfinished(shard: _Shard) -> Path:
@@ -458,7 +466,7 @@ def _decode(photo: Entry, size: int) -> _Decoded:
         except Exception as error:  # a damaged member makes its decompressor raise almost anything
             return _Decoded(photo, (0, 0), _text(f"it cannot be read ({error})"))
         crc = zlib.crc32(content) if photo.crc32 is None else photo.crc32
-        return _Decoded(photo, (len(content), crc), _square(content, size, _text(photo.name)))
+        return _Decoded(photo, (len(content), crc), *_square(content, size, _text(photo.name)))
 
 
 def _digest(photo: Entry) -> bytes:
@@ -471,15 +479,17 @@ def _one_at_a_time(photo: Entry) -> AbstractContextManager[Any]:
     return _one_large_file if photo.size > LARGE_BYTES else nullcontext()
 
 
-def _square(content: bytes, size: int, name: str) -> Square | str:
+def _square(content: bytes, size: int, name: str) -> tuple[Square | str, int]:
+    """The square or the reason why there is none, and the short side of what came."""
     try:
         with images.opened(content, name=name) as picture:
             width, height = picture.size
-            if min(width, height) < LEAST_SIDE:
-                return f"it is {width}x{height}, smaller than {LEAST_SIDE} pixels"
-            return images.square(picture, size)
+            side = min(width, height)
+            if side < LEAST_SIDE:
+                return f"it is {width}x{height}, smaller than {LEAST_SIDE} pixels", side
+            return images.square(picture, size), side
     except ImageError as error:
-        return _text(str(error))
+        return _text(str(error)), 0
 
 
 def _text(text: str) -> str:

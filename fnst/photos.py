@@ -53,6 +53,7 @@ class Photos:
         try:
             told = files.read_json(folder / "set.json")
             self.size: int = told["size"]
+            self._smaller: dict[str, int] = dict(told.get("smaller", {}))
             self._shards: list[Any] = [
                 _open(folder / n, k, self.size) for n, k in told["shards"].items()
             ]
@@ -71,6 +72,13 @@ class Photos:
     def whole(self, index: int) -> Float[torch.Tensor, "1 3 s s"]:
         """One photograph, uncropped, sRGB in [0, 1]."""
         return self._to_tensor(self._pixels(index))
+
+    def side(self, index: int) -> int:
+        """The short side in pixels that a photograph came in, or ``size`` where it was larger.
+
+        A set that says nothing of it, as older ones do, has photographs of its size.
+        """
+        return self._smaller.get(str(index), self.size)
 
     def on(self, device: torch.device) -> "Photos":
         """The same set, whose pictures come on this device.

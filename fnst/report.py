@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from fnst import files
 from fnst.bootstrap import Mean
-from fnst.evaluation import NUMBERS, Score, firsts, means
+from fnst.evaluation import NUMBERS, Score, firsts, means, spans
 from fnst.gatys import Anchor
 
 # A bright paper, the ink of text and the blue of what is ours; the paper is that of the sheets.
@@ -95,6 +95,7 @@ def page(
         curve: what ``draw`` made of the anchor.
     """
     by_size = means(scores)
+    titles = [f"{span} px" for span in spans(scores).values()]
     first = next(iter(by_size.values()))
     count = len(firsts(scores))
     body = [
@@ -111,10 +112,10 @@ def page(
         '<figure><img src="tradeoff.jpg" alt="" onerror="this.parentNode.remove()"></figure>',
         "<h2>Numbers</h2>",
         f"<p>{INTERVALS}</p>",
-        _numbers(by_size),
+        _numbers(titles, by_size),
         "<h2>Layers</h2>",
         f"<p>{LAYERS}</p>",
-        _layers(by_size),
+        _layers(titles, by_size),
         "<h2>Photographs</h2>",
         _photographs(scores),
     ]
@@ -155,21 +156,21 @@ LAYERS = (
 )
 
 
-def _numbers(by_size: Mapping[int, Mapping[str, Mean]]) -> str:
+def _numbers(titles: Sequence[str], by_size: Mapping[int, Mapping[str, Mean]]) -> str:
     rows = [
         (name, *(_interval(found[key]) for found in by_size.values()), _told(told))
         for key, (name, told) in NUMBERS.items()
     ]
-    return _table(("", *(f"{size} px" for size in by_size), ""), rows)
+    return _table(("", *titles, ""), rows)
 
 
-def _layers(by_size: Mapping[int, Mapping[str, Mean]]) -> str:
+def _layers(titles: Sequence[str], by_size: Mapping[int, Mapping[str, Mean]]) -> str:
     names = [n for n in next(iter(by_size.values())) if n.startswith(("content_", "style_"))]
     rows = [
         (name.replace("_", " ", 1), *(_layer(found, name) for found in by_size.values()))
         for name in names
     ]
-    return _table(("", *(f"{size} px" for size in by_size)), rows)
+    return _table(("", *titles), rows)
 
 
 def _layer(found: Mapping[str, Mean], name: str) -> str:
@@ -180,7 +181,7 @@ def _layer(found: Mapping[str, Mean], name: str) -> str:
 def _photographs(scores: Sequence[Score]) -> str:
     titles = ("photograph", "size", *(NUMBERS[name][0] for name in IN_SHORT))
     rows = [
-        (html.escape(s.photo), f"{s.size} px", *(_number(s.values[name]) for name in IN_SHORT))
+        (html.escape(s.photo), f"{s.side} px", *(_number(s.values[name]) for name in IN_SHORT))
         for s in scores
     ]
     return _table(titles, rows)

@@ -2,15 +2,15 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from fnst import build, checkpoint, evaluation, files, gatys, images, params, report
-from fnst.evaluation import Photo, Score
+from fnst.evaluation import Score
 from fnst.gatys import Anchor
 from fnst.photos import Photos
 from fnst.progress import watch
@@ -37,10 +37,13 @@ def main() -> None:
     described = files.read_json(DATA / "photos" / "report.json")
     names = [photo["name"] for photo in described["held_out"]["kept"]]
     sizes = evaluation.reached(photos.size, recipe.evaluate.sizes)
+    sides = [photos.side(index) for index in range(len(photos))]
+    counts = [len(evaluation.reached(side, sizes)) for side in sides]
 
     scores = []
-    with watch(f"evaluate {name}", len(photos) * len(sizes)) as update:
-        for score in evaluation.evaluate(paint, loss, painting, _all(photos, names), sizes):
+    with watch(f"evaluate {name}", sum(counts)) as update:
+        named = ((label, photos.whole(index)) for index, label in enumerate(names))
+        for score in evaluation.evaluate(paint, loss, painting, named, sizes, sides):
             scores.append(score)
             update(len(scores), f"total {score.values['total']:.3f}")
     subjects = gatys.subjects(photos, recipe.gatys.photographs, recipe.gatys.size)
@@ -57,12 +60,14 @@ def main() -> None:
         "size": sizes[0],
         "photographs": [described["size"], described["held_out"]["kept"]],
     }
+    if min(sides) < sizes[0]:
+        judge["smaller"] = [min(side, sizes[0]) for side in sides]
     report.drop_stale_trade_off(results, style.strength, metrics)
     files.write_json(results / "metrics.json", metrics)
     files.write_rows(results / "photographs.csv", [evaluation.as_row(s) for s in scores])
     files.write_rows(results / "means.csv", evaluation.as_rows(evaluation.means(scores)))
     files.write_json(results / "judged_by.json", {"sha256": _digest(judge)})
-    at_largest = [score for score in scores if score.size == sizes[-1]]
+    at_largest = [scores[end - 1] for end in accumulate(counts)]
     _sheet(name, paint, photos, at_largest, results / "sheet.jpg")
     files.write(results / "gatys.png", report.draw(anchor))
     page = report.page(
@@ -79,6 +84,12 @@ def main() -> None:
             f"evaluate {name}: left out {', '.join(map(str, left_out))} pixels, as photographs are "
             f"kept at {photos.size} (photos.size in params.yaml) and never enlarged"
         )
+    smaller = sum(side < sizes[-1] for side in sides)
+    if smaller:
+        print(
+            f"evaluate {name}: {smaller} of {len(sides)} photographs came smaller than "
+            f"{sizes[-1]} pixels, and are judged up to the size that they came in"
+        )
     print(
         f"evaluate {name}: on {metrics['photographs']} held-out photographs content "
         f"{metrics['content']:.3f}, style {metrics['style']:.3f}, total {metrics['total']:.3f} "
@@ -89,25 +100,24 @@ def main() -> None:
     print(f"evaluate {name}: the sheet, the curve and all numbers are in {results}/index.html")
 
 
-def _all(photos: Photos, names: list[str]) -> Iterator[tuple[str, Photo]]:
-    return ((label, photos.whole(index)) for index, label in enumerate(names))
-
-
 def _digest(judge: dict[str, Any]) -> str:
     """Two versions with the same digest were judged alike, and can be compared."""
     return hashlib.sha256(json.dumps(judge, sort_keys=True).encode()).hexdigest()
 
 
 def _sheet(name: str, paint: Paint, photos: Photos, scores: list[Score], path: Path) -> None:
-    """The first photographs before and after, at the full size that they are kept in."""
+    """The first photographs before and after, as large as they came or are kept."""
+    shown = [
+        images.fit(photos.whole(index), photos.side(index)) for index in range(len(scores[:SHOWN]))
+    ]
     rows = [
         (
-            f"{score.photo}, at {score.size} pixels: content {score.values['content']:.3f}, style "
+            f"{score.photo}, at {score.side} pixels: content {score.values['content']:.3f}, style "
             f"{score.values['style']:.3f}, total {score.values['total']:.3f}, "
             f"{score.values['relative_total']:.0%} of the photograph's own",
-            (photos.whole(index), paint(photos.whole(index))),
+            (photo, paint(photo)),
         )
-        for index, score in enumerate(scores[:SHOWN])
+        for score, photo in zip(scores, shown, strict=False)
     ]
     images.save(images.Picture(images.sheet(rows, ("photograph", name))), path)
 

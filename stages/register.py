@@ -5,6 +5,7 @@ store is filled again from data/.
 """
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -49,11 +50,17 @@ def main() -> None:
 
 
 def _check(name: str, metrics: Mapping[str, float]) -> None:
-    """Refuse what draws nothing, whatever its losses are.
+    """Refuse what draws nothing, whatever its losses are, and what no loss can be told of.
 
     Raises:
-        TrainingError: when it does.
+        TrainingError: when it is either.
     """
+    if not math.isfinite(metrics["total"]):
+        raise TrainingError(
+            f"{name} is not registered: expected a held-out total that is a number, got "
+            f"{metrics['total']} (data/results/{name}/photographs.csv has each photograph's); "
+            "train it anew."
+        )
     if metrics["flat"] > BLANK:
         raise TrainingError(
             f"{name} is not registered: in {metrics['flat']:.0%} of what it paints nothing "
@@ -173,7 +180,8 @@ Means; lower is better.
 - content: {metrics["content"]:.4g}, how far the result's structure is from the photograph's
 - style: {metrics["style"]:.4g}, how far its texture is from the painting's; \
 {metrics["relative_style"]:.0%} of what the untouched photographs score
-- total: {metrics["total"]:.4g}, both, weighted; {metrics["relative_total"]:.0%} of what the \
+- total: {metrics["total"]:.4g}, the sum of both, of variation ({metrics["variation"]:.3g}) and of \
+the grid term ({metrics["grid"]:.3g}), all weighted; {metrics["relative_total"]:.0%} of what the \
 untouched photographs score
 - grid {metrics["grid_ratio"]:.3g}, border {metrics["border_ratio"]:.3g}: how far these artefacts \
 stick out; 1 is none

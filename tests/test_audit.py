@@ -215,12 +215,47 @@ def test_people_get_a_table_and_a_folder(fnst, tmp_path):
     lines = said.out.splitlines()
     assert lines[0].split() == ["number", "48", "pixels"]
     assert lines[1].startswith("total ")
-    assert lines[1].rstrip().endswith("content and style, weighted: what training lowers")
+    assert lines[1].rstrip().endswith("variation and grid term: what training lowers")
     assert lines[-1].startswith("wave version 1 on 2 photographs: means")
     written = sorted(path.name for path in (tmp_path / "judged").iterdir())
     assert written == ["metrics.json", "photographs.csv", "sheet.jpg"]
     assert len(files.read_rows(tmp_path / "judged/photographs.csv")) == 2
     assert files.read_json(tmp_path / "judged/metrics.json")["photographs"] == 2
+
+
+def test_small_photographs_are_neither_enlarged_nor_said_to_be_larger(fnst, tmp_path):
+    judged = tmp_path / "judged"
+    said = fnst("evaluate", "-m", 1, "--size", 256, "-o", judged, tmp_path / "photos")
+    assert said.out.splitlines()[0].split() == ["number", "64", "pixels"]
+    pictures = [row["picture"] for row in files.read_rows(judged / "photographs.csv")]
+    assert pictures == [f"{tmp_path}/photos/{name}.png, 64 px" for name in "ab"]
+    _, height = images.size_of(judged / "sheet.jpg")
+    assert height == 34 + 2 * (64 + 34 + 16)
+
+
+def test_what_fnst_made_itself_is_left_out_and_counted(fnst, tmp_path):
+    folder = tmp_path / "photos"
+    fnst("evaluate", "-m", 1, "--size", 48, "-o", folder, folder)
+    photos(folder, "a-wave-v1.png", "c-wave-v1.png", "b-side.png")
+    said = fnst("evaluate", "-m", 1, "--size", 48, folder)
+    assert "on 4 photographs" in said.out  # of c there is no photograph
+    told = f"left alone: 2 ({folder}/a-wave-v1.png, {folder}/sheet.jpg); to judge one, name it"
+    assert told in said.err.replace("\n", " ")
+    said = fnst("evaluate", "-m", 1, "--size", 48, folder / "sheet.jpg")
+    assert "on 1 photographs" in said.out
+    assert "left alone" not in said.err
+
+
+def test_results_in_a_zip_are_left_out_and_sheets_of_others_are_photographs(tmp_path):
+    photos(tmp_path, "a.png", "a-wave-v1.png", "sheet.jpg")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(tmp_path / "a.png", "d/a.png")
+        archive.write(tmp_path / "a-wave-v1.png", "d/a-wave-v1.png")
+    (tmp_path / "a.png").unlink()
+    fresh, earlier = audit.without_results(audit.sources_in([tmp_path]))
+    names = [Path(name).name for name, _ in fresh]
+    assert names == ["a-wave-v1.png", "a.png", "sheet.jpg"]
+    assert earlier == [Path("more.zip/d/a-wave-v1.png")]
 
 
 def test_a_photograph_that_is_named_twice_counts_once(fnst, tmp_path):

@@ -1,12 +1,27 @@
 """Relative numbers say how much better a painter is than doing nothing."""
 
+from dataclasses import fields
 from functools import partial
 
 import pytest
 import torch
 
+from fnst import params
 from fnst.errors import ImageError
-from fnst.evaluation import Score, as_row, as_rows, evaluate, means, metrics, total
+from fnst.evaluation import (
+    HEADLINES,
+    NUMBERS,
+    Score,
+    as_row,
+    as_rows,
+    evaluate,
+    means,
+    metrics,
+    spans,
+    total,
+)
+from fnst.gate import Measured
+from fnst.gate import judge as judge_by_limits
 from fnst.losses import PerceptualLoss, Weights
 from fnst.network import TransformerNetwork
 from fnst.stylize import stylize
@@ -84,6 +99,19 @@ def test_the_painting_itself_can_be_judged_as_a_photograph(judge):
     assert score.values["relative_total"] == 0
 
 
+def test_a_total_is_the_sum_of_the_terms_that_are_told(loss):
+    loss.weights = Weights(content=1.0, style=2.0, variation=3.0, grid=0.1)
+    photos = [("a.jpg", torch.rand(1, 3, 48, 48))]
+    (score,) = evaluate(nothing, loss, flat(0.5), photos, [48])
+    terms = [score.values[name] for name in ("content", "style", "variation", "grid")]
+    assert min(terms[1:]) > 0
+    assert score.values["total"] == pytest.approx(sum(terms), rel=1e-5)
+    assert set(NUMBERS) <= score.values.keys()
+    assert not {"relative_content", "relative_variation", "relative_grid"} & score.values.keys()
+    found = metrics([score])
+    assert [found[name] for name in ("variation", "grid")] == pytest.approx(terms[2:], abs=1e-6)
+
+
 def test_the_total_alone_is_the_total_of_the_score(loss, judge):
     photo = torch.rand(1, 3, 48, 48)
     (score,) = judge(always(0.25), [("a.jpg", photo)])
@@ -120,8 +148,29 @@ def test_a_photograph_is_made_smaller_and_never_larger(loss):
         return photo
 
     photos = [("wide", torch.rand(1, 3, 128, 256)), ("tiny", torch.rand(1, 3, 50, 60))]
-    list(evaluate(look, loss, flat(0.5), photos, [64]))
+    scores = list(evaluate(look, loss, flat(0.5), photos, [64]))
     assert {(64, 128), (50, 60)} <= seen
+    assert [(score.size, score.side) for score in scores] == [(64, 64), (64, 50)]
+    assert spans(scores) == {64: "50 to 64"}
+    assert spans(scores[1:]) == {64: "50"}
+
+
+def test_what_was_enlarged_is_scored_at_the_sizes_that_it_came_in(loss):
+    seen = set()
+
+    def look(photo):
+        seen.add(tuple(photo.shape[2:]))
+        return photo
+
+    photos = [("kept", flat(1.0, 96)), ("enlarged", flat(1.0, 96)), ("tiny", flat(1.0, 96))]
+    scores = evaluate(look, loss, flat(0.5), photos, [64, 96], [96, 80, 52])
+    assert [(s.photo, s.size) for s in scores] == [
+        ("kept", 64),
+        ("kept", 96),
+        ("enlarged", 64),
+        ("tiny", 64),
+    ]
+    assert (52, 52) in seen
 
 
 def test_a_photograph_that_is_nearly_all_border_is_refused_by_its_name(judge):
@@ -134,9 +183,9 @@ def test_a_photograph_that_is_nearly_all_border_is_refused_by_its_name(judge):
 
 def test_means_are_of_each_size():
     scores = [
-        Score("a.jpg", 64, {"total": 1.0}),
-        Score("b.jpg", 64, {"total": 2.0}),
-        Score("b.jpg", 48, {"total": 7.0}),
+        Score("a.jpg", 64, 64, {"total": 1.0}),
+        Score("b.jpg", 64, 64, {"total": 2.0}),
+        Score("b.jpg", 48, 48, {"total": 7.0}),
     ]
     by_size = means(scores)
     assert list(by_size) == [48, 64]
@@ -158,12 +207,21 @@ def test_metrics_are_flat_and_of_the_smallest_size_first(judge):
     assert all(isinstance(value, float | int) for value in found.values())
 
 
+@pytest.mark.parametrize("name", [field.name for field in fields(params.Gate)])
+def test_what_has_a_limit_is_held_to_it_at_every_size(name):
+    sound = dict.fromkeys(HEADLINES, 0.1)
+    found = metrics([Score("a.jpg", 48, 48, sound), Score("a.jpg", 64, 64, sound | {name: 0.9})])
+    verdict = judge_by_limits(Measured(2, "x", found), None, {name: 0.5}, is_first=False)
+    assert str(verdict) == f"refused: {name} at 64 px 0.9 is above its limit 0.5"
+
+
 def test_a_row_carries_its_photograph_and_size():
-    row = as_row(Score("a.jpg", 64, {"total": 3.0}))
-    assert row == {"picture": "a.jpg, 64 px", "photo": "a.jpg", "size": 64, "total": 3.0}
+    row = as_row(Score("a.jpg", 64, 50, {"total": 3.0}))
+    named = {"picture": "a.jpg, 50 px", "photo": "a.jpg", "size": 64, "side": 50}
+    assert row == named | {"total": 3.0}
 
 
 def test_means_are_rows_too():
-    assert as_rows(means([Score("a.jpg", 64, {"total": 3.0})])) == [
+    assert as_rows(means([Score("a.jpg", 64, 64, {"total": 3.0})])) == [
         {"size": 64, "number": "total", "mean": 3.0, "low": 3.0, "high": 3.0}
     ]

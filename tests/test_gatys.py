@@ -112,6 +112,13 @@ def test_a_total_lies_where_the_curve_passes_it(total, iterations):
     assert anchor.metrics == {"gatys_iterations": pytest.approx(iterations), "gatys_longest": 4}
 
 
+@pytest.mark.parametrize("total", [float("nan"), float("inf")])
+def test_a_total_that_is_no_number_is_as_good_as_no_iteration(total):
+    anchor = Anchor([10.0, 4.0, 2.0], total)
+    assert anchor.metrics == {"gatys_iterations": 0, "gatys_longest": 2}
+    assert str(anchor) == "0 iterations"
+
+
 def test_a_total_below_the_curve_is_said_to_be_beyond_it():
     assert str(Anchor([10.0, 4.0, 2.0], 1.9)) == "more than 2 iterations"
     assert str(Anchor([10.0, 4.0, 2.0], 2.0)) == "2 iterations"
@@ -121,11 +128,12 @@ def test_a_total_below_the_curve_is_said_to_be_beyond_it():
 
 
 def test_the_first_photographs_are_optimised_and_none_is_enlarged(tmp_path):
-    files.write_json(tmp_path / "set.json", {"size": 48, "photographs": 3, "shards": {"0.npy": 3}})
+    told = {"size": 48, "photographs": 3, "shards": {"0.npy": 3}, "smaller": {"2": 20}}
+    files.write_json(tmp_path / "set.json", told)
     pixels = torch.arange(3, dtype=torch.uint8).view(3, 1, 1, 1).expand(3, 48, 48, 3)
     np.save(tmp_path / "0.npy", pixels.numpy())
     first, second = subjects(Photos(tmp_path), 2, 32)
     assert first.shape == (1, 3, 32, 32)
     assert second.mean() == pytest.approx(1 / 255)
-    assert len(subjects(Photos(tmp_path), 9, 64)) == 3
+    assert [len(photo[0, 0]) for photo in subjects(Photos(tmp_path), 9, 32)] == [32, 32, 20]
     assert subjects(Photos(tmp_path), 1, 64)[0].shape == (1, 3, 48, 48)

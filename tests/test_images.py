@@ -658,6 +658,17 @@ def test_a_sheet_holds_its_pictures_under_headings_and_over_captions():
     assert_close(sheet[0, :, :, 0], paper.expand(3, 194))
 
 
+def test_a_sheet_of_small_pictures_is_as_wide_as_its_captions():
+    picture = torch.ones(1, 3, 64, 64)
+    caption = "chelsea.png, at 64 pixels: content 0.5, style 0.7"
+    sheets = [images.sheet([(text, [picture])], [""]) for text in (caption, f"{caption}, total")]
+    assert sheets[0].shape[3] < sheets[1].shape[3]
+    paper = torch.tensor(images.PAPER).view(3, 1, 1) / 255
+    for sheet in sheets:
+        written = (sheet[0, :, 34 + 64 :] - paper).abs().amax((0, 1)).nonzero()
+        assert 16 <= sheet.shape[3] - written.max() <= 20
+
+
 def test_a_sheet_says_what_it_shows():
     picture = torch.ones(1, 3, 64, 64)
     plain = images.sheet([("", [picture])], [""])

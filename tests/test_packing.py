@@ -107,6 +107,7 @@ def test_a_set_is_plain_numpy_files_of_squares_and_says_what_they_hold(target, f
         "size": 32,
         "photographs": 6,
         "shards": {"00000.npy": 4, "00001.npy": 2},
+        "smaller": {},
     }
     last = np.load(target / "00001.npy", allow_pickle=False)
     assert (last.shape, last.dtype) == ((2, 32, 32, 3), np.uint8)
@@ -132,6 +133,19 @@ def test_photographs_are_told_by_their_size_and_crc_alone_or_in_a_zip(tmp_path, 
         {"name": "a.png", "size": len(grey(10)), "crc32": f"{zlib.crc32(grey(10)):08x}"},
         {"name": "b.zip/b.png", "size": len(grey(11)), "crc32": f"{zlib.crc32(grey(11)):08x}"},
     ]
+
+
+def test_a_set_says_which_photographs_came_smaller_than_they_are_kept(target, fours):
+    small = [entry("small.png", png((9, 9, 9), (70, 300))), entry("x.png", b"x")]
+    found = [*greys(4), *small, entry("last.png", png((8, 8, 8), (80, 64)))]
+    report = pack(found, target, size=96)
+    assert files.read_json(target / "set.json")["smaller"] == {"4": 70, "5": 64}
+    known_by = [{*photo} for photo in report.as_json()["kept"]]
+    assert known_by == 6 * [{"name", "size", "crc32"}]
+    before = held(target)
+    (target / "set.json").unlink()
+    pack(found, target, size=96)
+    assert held(target) == before
 
 
 def test_photographs_are_packed_upright(target):

@@ -52,6 +52,13 @@ def test_a_photograph_comes_out_as_it_is(tmp_path):
     assert_close(opened.whole(1), torch.from_numpy(pixels[1]).permute(2, 0, 1)[None] / 255.0)
 
 
+def test_a_set_knows_how_small_its_photographs_came_where_it_says_so(tmp_path):
+    opened = distinct(tmp_path / "a", 2)
+    assert [opened.side(i) for i in range(2)] == [8, 8]
+    (tmp_path / "a" / "set.json").write_text(told(smaller={"1": 5}))
+    assert [Photos(tmp_path / "a").side(i) for i in range(2)] == [8, 5]
+
+
 @pytest.mark.parametrize("batch_size", [1, 3, 4, 7])
 def test_every_photograph_comes_once_before_any_comes_again(tmp_path, batch_size):
     opened = distinct(tmp_path / "a", 7)
@@ -226,8 +233,12 @@ def told(**changed):
         told(shards={"00000.npy": 2, "00001.npy": 1}),
         told(size=9),
         told(photographs=3),
+        told(smaller=[5]),
     ],
-    ids=["no set.json", "empty", "text", "list", "names", "more", "missing", "size", "sum"],
+    ids=[
+        *("no set.json", "empty", "text", "list", "names", "more", "missing", "size", "sum"),
+        "sides",
+    ],
 )
 def test_what_is_no_packed_set_says_how_to_make_one(tmp_path, content):
     assert len(distinct(tmp_path / "a", 2)) == 2

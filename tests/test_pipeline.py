@@ -56,6 +56,16 @@ def test_what_a_stage_reads_is_a_source_or_what_another_stage_writes():
             assert is_source or any(dep == out or dep.startswith(out + "/") for out in outs), dep
 
 
+@pytest.mark.parametrize(
+    ("stage", "read"),
+    [("gatys", {"held_out"}), ("evaluate", {"held_out", "report.json"})],
+)
+def test_photographs_to_train_on_are_nothing_to_a_stage_that_never_opens_them(stage, read):
+    """On MS COCO, optimising pixels again would take hours."""
+    deps = map(Path, STAGES[stage]["do"]["deps"])
+    assert {dep.name for dep in deps if "photos" in dep.parts} == read
+
+
 # --- one project, from nothing to a stylized picture ----------------------------------------------
 
 

@@ -14,8 +14,13 @@ from fnst.gatys import Anchor
 LAYERS = {"content_relu3_1": 0.4, "style_relu1_1": 0.02, "relative_style_relu1_1": 0.125}
 
 
-def score(photo="a.jpg", size=64, total=3.0):
-    return Score(photo, size, dict.fromkeys(evaluation.NUMBERS, 0.5) | LAYERS | {"total": total})
+def score(photo="a.jpg", size=64, total=3.0, side=None):
+    return Score(
+        photo,
+        size,
+        side or size,
+        dict.fromkeys(evaluation.NUMBERS, 0.5) | LAYERS | {"total": total},
+    )
 
 
 def page(scores, anchor=None):
@@ -51,6 +56,12 @@ def test_every_photograph_has_a_row_for_each_size():
         ["a.jpg", "96 px"],
         ["b.jpg", "64 px"],
     ]
+
+
+def test_a_size_that_a_photograph_does_not_reach_is_not_claimed():
+    text = page([score(), score("b.jpg", side=50)])
+    assert text.count("<th>50 to 64 px</th>") == 2
+    assert ["b.jpg", "50 px"] in [row[:2] for row in cells(text.split("<h2>Photographs")[1])]
 
 
 def test_pictures_are_inside():
