@@ -35,6 +35,7 @@ PREFIX = "fnst-"
 CHAMPION = "champion"
 HASH = "weights_sha256"
 GATE, FORCED = "gate", "forced"  # tags: the verdict, and who overrode it
+LIMITS = "gate_limits"  # tag: under which limits the verdict was given
 JUDGED_BY = "judged_by"  # tag: the same for versions whose numbers can be compared
 HELD_OUT = "held_out."  # prefix of the tags that hold the held-out numbers
 HELD_OUT_METRIC = "held_out/"  # the same among a run's metrics
@@ -69,6 +70,10 @@ class Version:
         """What the gate said about it; None before it was asked."""
         written = self.tags.get(GATE)
         return gate.read(written) if written else None
+
+    def verdict_under(self, limits: Mapping[str, float | None]) -> Verdict | None:
+        """What the gate said under these limits; None where it was asked under others."""
+        return self.verdict if self.tags.get(LIMITS) == _as_text(limits) else None
 
     @property
     def forced(self) -> str | None:
@@ -135,6 +140,10 @@ def _as_tags(metrics: Mapping[str, float]) -> dict[str, str]:
     return {f"{HELD_OUT}{name}": f"{value:.6g}" for name, value in metrics.items()}
 
 
+def _as_text(limits: Mapping[str, float | None]) -> str:
+    return json.dumps(dict(limits), sort_keys=True)
+
+
 def measured_anew(
     version: Version,
     metrics: Mapping[str, float],
@@ -161,7 +170,7 @@ def measured_anew(
     name, number = PREFIX + version.style, str(version.number)
     with store.asked():
         if CHAMPION in version.aliases and version.verdict:
-            card = _with_verdict(card, version.verdict)
+            card = _with_verdict(card, version.verdict, version.forced)
         elif version.verdict:
             client.delete_model_version_tag(name, number, GATE)
         client.update_model_version(name, number, description=card)
@@ -180,8 +189,11 @@ def measured_anew(
         return _get(client, version.style, version.number)
 
 
-def _with_verdict(card: str, verdict: Verdict) -> str:
-    return f"{card.rstrip()}\n\n## Gate\n\n{verdict}\n"
+def _with_verdict(card: str, verdict: Verdict, forced: str | None) -> str:
+    """A card whose last section says what the gate said, and who overrode it."""
+    heading = "\n\n## Gate\n\n"
+    told = [str(verdict), f"Made champion {forced}."] if forced else [str(verdict)]
+    return card.partition(heading)[0].rstrip() + heading + "\n\n".join(told) + "\n"
 
 
 def _cross_reference(client: "MlflowClient", version: Version, model_id: str) -> None:
@@ -307,7 +319,10 @@ def _user() -> str:
 
 
 def judge(candidate: Version, limits: Mapping[str, float | None]) -> Verdict:
-    """Make a new version champion if the gate lets it pass, and write the verdict on it.
+    """Make a version champion if the gate lets it pass, and write the verdict on it.
+
+    A champion stays one. A version that passed under other limits is not made champion again:
+    another took its place since, or somebody gave it away.
 
     Args:
         candidate: the version.
@@ -320,8 +335,9 @@ def judge(candidate: Version, limits: Mapping[str, float | None]) -> Verdict:
     name, number = PREFIX + candidate.style, str(candidate.number)
     with store.asked():
         champion = _champion(client, candidate.style)
-        if champion and champion.number == candidate.number:  # interrupted before it was written
-            verdict = Verdict(gate.PASSED, "it is the champion already")
+        written = candidate.verdict
+        if champion and champion.number == candidate.number:
+            verdict = gate.judge_champion(candidate.metrics, limits, written)
         else:
             verdict = gate.judge(
                 _measured(client, candidate),
@@ -329,12 +345,13 @@ def judge(candidate: Version, limits: Mapping[str, float | None]) -> Verdict:
                 limits,
                 is_first=len(client.search_model_versions(f"name = '{name}'")) == 1,
             )
-        if verdict.passed:
+        if verdict.passed and not (written and written.passed):
             client.set_registered_model_alias(name, CHAMPION, number)
-        card = _with_verdict(candidate.card, verdict)
+        card = _with_verdict(candidate.card, verdict, candidate.forced)
         client.update_model_version(name, number, description=card)
         _write_note(client, replace(candidate, card=card))
         client.set_model_version_tag(name, number, GATE, str(verdict))
+        client.set_model_version_tag(name, number, LIMITS, _as_text(limits))
     return verdict
 
 

@@ -41,9 +41,9 @@ def main() -> None:
         print(f"register {name}: version {version.number} has these weights, measured anew")
     else:
         version = _register(name, card, metrics, models, results)
-    verdict = version.verdict
-    if not verdict:  # new, or an earlier run was interrupted right here
-        verdict = registry.judge(version, asdict(params.load().gate))
+    limits = asdict(params.load().gate)
+    # It has none when it is new, or an earlier run was interrupted right here.
+    verdict = version.verdict_under(limits) or registry.judge(version, limits)
     _record(results, version, card["weights_sha256"])
     print(f"register {name}: version {version.number} {verdict}")
 

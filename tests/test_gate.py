@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from fnst.gate import Measured, judge, read
+from fnst.gate import Measured, judge, judge_champion, read
 
 NAN = math.nan
 
@@ -108,6 +108,30 @@ def test_other_photographs_are_not_compared_but_limits_hold():
 def test_a_version_without_a_total_is_not_compared():
     empty = Measured(2, "x", {})
     assert judge(empty, measured(1), {}).reason == "version 2 has no held-out total"
+
+
+@pytest.mark.parametrize(
+    ("limit", "written", "expected"),
+    [
+        (3.0, "passed: the first, although grid 2 is above its limit 1", "passed: the first"),
+        (
+            1.0,
+            "passed: better than version 1: 3 against 4 (between 1 and 5)",
+            "passed: better than version 1: 3 against 4 (between 1 and 5), although grid 2 is "
+            "above its limit 1",
+        ),
+        (3.0, "not compared: version 1 has no total", "not compared: version 1 has no total"),
+        (
+            3.0,
+            "refused: grid 2 is above its limit 1 and worse than version 1: 3 (between 1 and 2)",
+            "refused: worse than version 1: 3 (between 1 and 2)",
+        ),
+        (1.0, "refused: worse", "refused: grid 2 is above its limit 1 and worse"),
+        (3.0, "refused: grid 2 is above its limit 1", "passed: it is the champion already"),
+    ],
+)
+def test_of_a_champion_only_the_limits_are_judged_anew(limit, written, expected):
+    assert str(judge_champion({"grid": 2.0}, {"grid": limit}, read(written))) == expected
 
 
 def test_a_verdict_is_read_as_it_was_written():

@@ -1,22 +1,91 @@
 """What the register stage lets through, and what it says of a version."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import registry_fixtures
+import torch
+import yaml
 
-from fnst import files
+from fnst import checkpoint, files, registry
 from fnst.errors import TrainingError
+from fnst.network import TransformerNetwork
 from stages import register
 
+project, empty_store = registry_fixtures.project, registry_fixtures.empty_store
+pytestmark = pytest.mark.filterwarnings("ignore:::mlflow")
 
-def test_a_network_that_paints_nothing_is_not_registered(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(register, "style_named", lambda: "wave")
-    registry_fixtures.train(tmp_path / "data" / "models" / "wave")
-    metrics = tmp_path / "data" / "results" / "wave" / "metrics.json"
-    files.write_json(metrics, {"flat": 0.99})
-    with pytest.raises(TrainingError, match=r"wave is not registered: in 99% .*sheet\.jpg"):
+PARAMS = Path(register.__file__).parents[1] / "params.yaml"
+METRICS = dict.fromkeys(
+    ("content", "style", "total", "relative_style", "relative_total", "grid_ratio", "border_ratio"),
+    1.0,
+) | {"flat": 0.0, "photographs": 2, "gatys_iterations": 3.0, "gatys_longest": 4.0}
+TRAINING = {
+    "lineage": {"git.commit": "abc"},
+    "steps": 20,
+    "photographs": 6,
+    "params": {
+        "recipe": "tiny",
+        "style": {"image": "wave.png", "strength": 1, "content_weight": 1, "style_weight": 12},
+        "loss": {"network": "vgg19-gatys"},
+    },
+}
+
+
+class Stage:
+    """The style `wave` in a project's data/, and the stage that registers it."""
+
+    def __init__(self, root, capsys):
+        self.root, self.capsys = root, capsys
+        self.models, self.results = root / "data/models/wave", root / "data/results/wave"
+        for name in register.RESULTS:
+            files.write(self.results / name, name.encode())
+
+    def train(self, seed=0, judged_by="x", **metrics):
+        torch.manual_seed(seed)
+        network = TransformerNetwork(width=2, blocks=1)
+        checkpoint.save(self.models, network, style="wave", training=TRAINING)
+        files.write_json(self.models / "run.json", {"run_id": "lost"})
+        files.write_rows(self.models / "loss.csv", [{"step": 10, "total": 1.0}])
+        files.write_json(self.results / "metrics.json", METRICS | metrics)
+        files.write_json(self.results / "judged_by.json", {"sha256": judged_by})
+
+    def limit(self, **limits):
+        values = yaml.safe_load((self.root / "params.yaml").read_text())
+        values["gate"] |= limits
+        (self.root / "params.yaml").write_text(yaml.safe_dump(values))
+
+    def run(self):
         register.main()
+        return self.capsys.readouterr().out
+
+
+@pytest.fixture
+def stage(project, monkeypatch, capsys):
+    shutil.copy(PARAMS, project)
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(register, "style_named", lambda: "wave")
+    return Stage(project, capsys)
+
+
+def test_a_network_that_paints_nothing_is_not_registered(stage):
+    stage.train(flat=0.99)
+    with pytest.raises(TrainingError, match=r"wave is not registered: in 99% .*sheet\.jpg"):
+        stage.run()
     register._check("wave", {"flat": 0.3})
+
+
+def test_a_version_is_judged_again_under_the_limits_that_params_yaml_has_now(stage):
+    stage.train()
+    stage.run()
+    stage.train(seed=1, border_ratio=1.25)
+    refused = "version 2 refused: border_ratio 1.25 is above its limit 1.2\n"
+    assert refused in stage.run()
+    assert refused in stage.run()
+    stage.limit(border_ratio=1.3)
+    assert "version 2 passed: no worse than version 1" in stage.run()
+    assert registry.get("wave", 2).aliases == ("champion",)
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,57 @@ def test_where_the_champion_was_deleted_limits_hold_for_the_next(project, tmp_pa
     assert champion() == 4
 
 
+WIDER = LIMITS | {"border_ratio": 1.3}
+
+
+def judged_again(number, limits=WIDER):
+    version = registry.get("wave", number)
+    assert version.verdict_under(LIMITS) == version.verdict
+    assert version.verdict_under(limits) is None
+    verdict = registry.judge(version, limits)
+    version = registry.get("wave", number)
+    assert version.verdict_under(limits) == verdict
+    assert version.card.count("## Gate") == 1
+    return verdict
+
+
+def test_under_other_limits_a_version_is_judged_again(project, tmp_path):
+    judged(tmp_path)
+    assert not judged(tmp_path, seed=1, border_ratio=1.25).passed
+    assert judged_again(2).passed
+    assert champion() == 2
+
+
+def test_under_other_limits_a_champion_stays_one_and_its_shortcomings_are_told_anew(
+    project, tmp_path
+):
+    judged(tmp_path, border_ratio=1.4)
+    verdict = judged_again(1)
+    assert str(verdict).endswith("of its style, although border_ratio 1.4 is above its limit 1.3")
+    assert champion() == 1
+    assert str(verdict) in registry.get("wave", 1).card
+
+
+def test_under_other_limits_a_forced_version_stays_forced(project, tmp_path):
+    judged(tmp_path)
+    judged(tmp_path, seed=1, border_ratio=1.25)
+    forced = registry.promote("wave", 2, force=True).forced
+    assert str(judged_again(2)) == "passed: it is the champion already"
+    assert registry.get("wave", 2).forced == forced
+    assert f"Made champion {forced}." in registry.get("wave", 2).card
+    assert champion() == 2
+
+
+def test_a_version_that_somebody_went_back_from_is_not_made_champion_by_other_limits(
+    project, tmp_path
+):
+    judged(tmp_path)
+    judged(tmp_path, seed=1)
+    registry.promote("wave", 1)
+    assert judged_again(2).passed
+    assert champion() == 1
+
+
 def test_who_forces_a_version_is_written_before_it_is_champion(project, tmp_path, monkeypatch):
     judged(tmp_path)
     judged(tmp_path, seed=1, total=9.0)
