@@ -57,7 +57,6 @@ def main() -> None:
         "size": sizes[0],
         "photographs": [described["size"], described["held_out"]["kept"]],
     }
-    report.drop_stale_trade_off(results, style.strength, metrics)
     files.write_json(results / "metrics.json", metrics)
     files.write_rows(results / "photographs.csv", [evaluation.as_row(s) for s in scores])
     files.write_rows(results / "means.csv", evaluation.as_rows(evaluation.means(scores)))
@@ -72,7 +71,7 @@ def main() -> None:
         sheet=(results / "sheet.jpg").read_bytes(),
         curve=(results / "gatys.png").read_bytes(),
     )
-    files.write(results / "index.html", page)
+    files.write(results / "evaluation.html", page)
     left_out = sorted(set(recipe.evaluate.sizes) - set(sizes))
     if left_out:
         print(
@@ -86,7 +85,6 @@ def main() -> None:
         f"optimising pixels; grid {metrics['grid_ratio']:.2f}, border "
         f"{metrics['border_ratio']:.2f} (1 is none)"
     )
-    print(f"evaluate {name}: the sheet, the curve and all numbers are in {results}/index.html")
 
 
 def _all(photos: Photos, names: list[str]) -> Iterator[tuple[str, Photo]]:

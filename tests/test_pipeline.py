@@ -1,5 +1,6 @@
 """The pipeline as a whole: real DVC, VGG19, photographs and registry, with tiny settings."""
 
+import base64
 import json
 import os
 import shutil
@@ -320,6 +321,10 @@ def test_a_sweep_draws_a_style_at_several_strengths_and_leaves_everything_as_it_
     with Image.open(project.folder / "data/results/two/tradeoff.jpg") as page:
         assert min(page.size) > 400
     assert f"is in {project.folder}/data/results/two/tradeoff.jpg\n" in said
+    results = project.folder / "data/results/two"
+    drawn = base64.b64encode((results / "tradeoff.jpg").read_bytes()).decode()
+    assert drawn in (results / "index.html").read_text()
+    assert "index.html" not in project.dvc("status", "evaluate@two", "train@two")
     assert (project.folder / "params.yaml").read_bytes() == params
     assert project.weights("two") == weights
 

@@ -8,8 +8,10 @@ import registry_fixtures
 import torch
 import yaml
 
-from fnst import checkpoint, files, registry
+from fnst import checkpoint, evaluation, files, registry, report, store
 from fnst.errors import TrainingError
+from fnst.evaluation import Score
+from fnst.gatys import Anchor
 from fnst.network import TransformerNetwork
 from stages import register
 
@@ -27,7 +29,7 @@ TRAINING = {
     "photographs": 6,
     "params": {
         "recipe": "tiny",
-        "style": {"image": "wave.png", "strength": 1, "content_weight": 1, "style_weight": 12},
+        "style": {"image": "wave.png", "strength": 1.0, "content_weight": 1, "style_weight": 12},
         "loss": {"network": "vgg19-gatys"},
     },
 }
@@ -41,6 +43,14 @@ class Stage:
         self.models, self.results = root / "data/models/wave", root / "data/results/wave"
         for name in register.RESULTS:
             files.write(self.results / name, name.encode())
+        self.evaluated = report.page(
+            "wave",
+            [Score("a.jpg", 64, dict.fromkeys(evaluation.NUMBERS, 0.5))],
+            Anchor([2.0, 1.0], 1.5),
+            sheet=b"a sheet",
+            curve=b"a curve",
+        )
+        files.write(self.results / "evaluation.html", self.evaluated)
 
     def train(self, seed=0, judged_by="x", **metrics):
         torch.manual_seed(seed)
@@ -55,6 +65,21 @@ class Stage:
         values = yaml.safe_load((self.root / "params.yaml").read_text())
         values["gate"] |= limits
         (self.root / "params.yaml").write_text(yaml.safe_dump(values))
+
+    def sweep(self, relative_style):
+        """As a sweep leaves it, with what the network scored at its own strength."""
+        points = [{"strength": 1.0, "style": relative_style}]
+        files.write_json(self.results / "tradeoff.json", points)
+        files.write(self.results / "tradeoff.jpg", b"a trade-off")
+
+    def page(self):
+        return (self.results / "index.html").read_bytes()
+
+    def attached(self, folder):
+        """The results that MLflow has of the first version."""
+        run = registry.get("wave", 1).run_id
+        found = Path(store.connect().download_artifacts(run, "results", str(folder)))
+        return {path.name: path.read_bytes() for path in found.iterdir()}
 
     def run(self):
         register.main()
@@ -86,6 +111,29 @@ def test_a_version_is_judged_again_under_the_limits_that_params_yaml_has_now(sta
     stage.limit(border_ratio=1.3)
     assert "version 2 passed: no worse than version 1" in stage.run()
     assert registry.get("wave", 2).aliases == ("champion",)
+
+
+def test_what_a_sweep_drew_is_on_the_page_and_in_mlflow_and_evaluates_page_stays_as_it_was(
+    stage, tmp_path
+):
+    stage.train(relative_style=0.2)
+    stage.run()
+    assert stage.page() == stage.evaluated
+    stage.sweep(relative_style=0.2)
+    stage.run()
+    assert stage.page() == report.with_trade_off(stage.evaluated, b"a trade-off")
+    assert (stage.results / "evaluation.html").read_bytes() == stage.evaluated
+    attached = stage.attached(tmp_path)
+    assert attached["tradeoff.jpg"] == b"a trade-off"
+    assert attached["index.html"] == stage.page()
+
+
+def test_what_a_sweep_drew_of_another_network_is_dropped(stage):
+    stage.train(relative_style=0.2)
+    stage.sweep(relative_style=0.3)
+    stage.run()
+    assert stage.page() == stage.evaluated
+    assert not list(stage.results.glob("tradeoff.*"))
 
 
 @pytest.mark.parametrize(
