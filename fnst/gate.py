@@ -6,7 +6,7 @@ and writes the verdict on the version.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fnst import bootstrap
 
@@ -31,6 +31,8 @@ class Measured:
     metrics: Mapping[str, float]
     totals: Sequence[float] = ()
     """The total of each photograph, in their order; empty where it is not known any more."""
+    judge: Mapping[str, str] = field(default_factory=dict)
+    """What ``judged_by`` is made of, part by part, for people; empty in older stores."""
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def _at_every_size(metrics: Mapping[str, float], name: str) -> Iterator[tuple[st
 def _compare(candidate: Measured, champion: Measured) -> Verdict:
     other = f"version {champion.number}"
     if candidate.judged_by != champion.judged_by:
-        return Verdict(NOT_COMPARED, f"{other} was judged on other photographs or by another loss")
+        return Verdict(NOT_COMPARED, f"{other} was judged {_otherwise(candidate, champion)}")
     for version in (candidate, champion):
         if "total" not in version.metrics:
             return Verdict(NOT_COMPARED, f"version {version.number} has no held-out total")
@@ -147,6 +149,17 @@ def _compare(candidate: Measured, champion: Measured) -> Verdict:
     worse = math.isfinite(theirs) and not low <= 0
     relation = "worse than" if worse else "better than" if high < 0 else "no worse than"
     return Verdict(REFUSED if worse else PASSED, f"{relation} {other}: {totals}{told}")
+
+
+def _otherwise(candidate: Measured, champion: Measured) -> str:
+    """In what the judge of the champion was another one."""
+    known = candidate.judge.keys() & champion.judge.keys()
+    parts = [
+        f"with {name} {champion.judge[name]} instead of {candidate.judge[name]}"
+        for name in sorted(known)
+        if champion.judge[name] != candidate.judge[name]
+    ]
+    return AND.join(parts) or "on other photographs or by another loss"
 
 
 def _paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, str]:

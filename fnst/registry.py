@@ -37,6 +37,7 @@ HASH = "weights_sha256"
 GATE, FORCED = "gate", "forced"  # tags: the verdict, and who overrode it
 LIMITS = "gate_limits"  # tag: under which limits the verdict was given
 JUDGED_BY = "judged_by"  # tag: the same for versions whose numbers can be compared
+JUDGE = "judge."  # prefix of the tags that say what that stands for
 HELD_OUT = "held_out."  # prefix of the tags that hold the held-out numbers
 HELD_OUT_METRIC = "held_out/"  # the same among a run's metrics
 PHOTOGRAPHS = "results/photographs.csv"  # among a run's files: what each photograph scored
@@ -147,7 +148,7 @@ def _as_text(limits: Mapping[str, float | None]) -> str:
 def measured_anew(
     version: Version,
     metrics: Mapping[str, float],
-    judged_by: str,
+    judge: Mapping[str, str],
     card: str,
     *,
     step: int,
@@ -158,7 +159,7 @@ def measured_anew(
     Args:
         version: as ``find`` has it.
         metrics: the held-out numbers.
-        judged_by: see ``JUDGED_BY``.
+        judge: the tags ``JUDGED_BY`` and ``JUDGE``.
         card: the model card, Markdown.
         step: the training's last.
         has_run: whether the version's run is still there, to be told as well.
@@ -180,8 +181,8 @@ def measured_anew(
                 client.log_metric(version.run_id, key, value, step=step)
             _write_note(client, replace(version, card=card))
         # What ``holds`` looks at comes last: until it is there, all of this is done again.
-        told = {**_as_tags(metrics), JUDGED_BY: judged_by}
-        stale = {tag for tag in version.tags if tag.startswith(HELD_OUT)} - told.keys()
+        told = {**_as_tags(metrics), **judge}
+        stale = {tag for tag in version.tags if tag.startswith((HELD_OUT, JUDGE))} - told.keys()
         for tag in stale:
             client.delete_model_version_tag(name, number, tag)
         for tag, text in told.items():
@@ -361,6 +362,11 @@ def _measured(client: "MlflowClient", version: Version) -> Measured:
         version.tags.get(JUDGED_BY, ""),
         version.metrics,
         _totals(client, version.run_id),
+        {
+            tag.removeprefix(JUDGE): text
+            for tag, text in version.tags.items()
+            if tag.startswith(JUDGE)
+        },
     )
 
 

@@ -50,6 +50,7 @@ def main() -> None:
     )
 
     metrics = evaluation.metrics(scores) | anchor.metrics
+    # Two versions of the same judge can be compared.
     judge = {
         "format": FORMAT,
         "loss": asdict(wanted.loss) | {"network": files.sha256(vgg)},
@@ -60,7 +61,8 @@ def main() -> None:
     files.write_json(results / "metrics.json", metrics)
     files.write_rows(results / "photographs.csv", [evaluation.as_row(s) for s in scores])
     files.write_rows(results / "means.csv", evaluation.as_rows(evaluation.means(scores)))
-    files.write_json(results / "judged_by.json", {"sha256": _digest(judge)})
+    told = {"sha256": _digest(judge), "parts": _parts(judge, wanted.loss.network, style.image)}
+    files.write_json(results / "judged_by.json", told)
     at_largest = [score for score in scores if score.size == sizes[-1]]
     _sheet(name, paint, photos, at_largest, results / "sheet.jpg")
     files.write(results / "gatys.png", report.draw(anchor))
@@ -91,9 +93,29 @@ def _all(photos: Photos, names: list[str]) -> Iterator[tuple[str, Photo]]:
     return ((label, photos.whole(index)) for index, label in enumerate(names))
 
 
-def _digest(judge: dict[str, Any]) -> str:
-    """Two versions with the same digest were judged alike, and can be compared."""
-    return hashlib.sha256(json.dumps(judge, sort_keys=True).encode()).hexdigest()
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _parts(judge: dict[str, Any], network: str, painting: str) -> dict[str, str]:
+    """What a judge is made of as people read it, by the names of params.yaml."""
+    size, photographs = judge["photographs"]
+    layers = ", ".join(
+        f"{name} {weight:g}" for name, weight in judge["loss"]["style_layers"].items()
+    )
+    loss = judge["loss"] | {
+        "network": f"{network} ({judge['loss']['network'][:8]})",
+        "style_layers": layers,
+    }
+    style = judge["style"] | {"image": f"{painting} ({judge['style']['image'][:8]})"}
+    parts = {
+        "formulas": judge["format"],
+        **{f"loss.{name}": value for name, value in loss.items()},
+        **{f"style.{name}": value for name, value in style.items()},
+        "evaluate.sizes": judge["size"],
+        "photographs": f"{len(photographs)} of {size} pixels ({_digest(photographs)[:8]})",
+    }
+    return {name: str(value).removesuffix(".0") for name, value in parts.items()}
 
 
 def _sheet(name: str, paint: Paint, photos: Photos, scores: list[Score], path: Path) -> None:

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fnst import checkpoint, files, images, journal, params, registry, report, store, tracking
+from fnst import checkpoint, files, gate, images, journal, params, registry, report, store, tracking
 from fnst.errors import TrainingError
 from fnst.registry import Version
 from stages import run, style_named
@@ -36,7 +36,7 @@ def main() -> None:
     _check(name, metrics)
     _page(results, metrics, card["training"]["params"]["style"].get("strength", 1.0))
     version = registry.find(name, card["weights_sha256"])
-    if version and registry.holds(version, metrics, _judged_by(results)):
+    if version and registry.holds(version, metrics, _judge(results)[registry.JUDGED_BY]):
         print(f"register {name}: version {version.number} has these weights already")
         if (results / TRADE_OFF).exists():  # drawn after the version was registered
             _attach(version, results)
@@ -50,6 +50,8 @@ def main() -> None:
     verdict = version.verdict_under(limits) or registry.judge(version, limits)
     _record(results, version, card["weights_sha256"])
     print(f"register {name}: version {version.number} {verdict}")
+    if verdict.word == gate.NOT_COMPARED and registry.CHAMPION not in version.aliases:
+        print(f"register {name}: `fnst promote {version.number} --style {name}` makes it champion")
 
 
 def _check(name: str, metrics: Mapping[str, float]) -> None:
@@ -75,8 +77,11 @@ def _page(results: Path, metrics: Mapping[str, float], strength: float) -> None:
     files.write(results / "index.html", page)
 
 
-def _judged_by(results: Path) -> str:
-    return str(files.read_json(results / "judged_by.json")["sha256"])
+def _judge(results: Path) -> dict[str, str]:
+    """By what it was judged, as tags."""
+    told = files.read_json(results / "judged_by.json")
+    parts = {f"{registry.JUDGE}{name}": text for name, text in told["parts"].items()}
+    return {**parts, registry.JUDGED_BY: told["sha256"]}
 
 
 def _tags(name: str, trained: dict[str, Any]) -> dict[str, str]:
@@ -99,7 +104,7 @@ def _measure_anew(
     return registry.measured_anew(
         version,
         metrics,
-        _judged_by(results),
+        _judge(results),
         _card(name, card, metrics, tags),
         step=trained["steps"],
         has_run=_attach(version, results),
@@ -141,7 +146,7 @@ def _register(
             style=name,
             run_id=tracked.id,
             metrics=metrics,
-            tags={**tags, registry.JUDGED_BY: _judged_by(results)},
+            tags={**tags, **_judge(results)},
             card=_card(name, card, metrics, tags),
         )
 

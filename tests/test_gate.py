@@ -9,8 +9,8 @@ from fnst.gate import Measured, judge, judge_champion, read
 NAN = math.nan
 
 
-def measured(number, total=1.0, *, judged_by="x", totals=(), **metrics):
-    return Measured(number, judged_by, {"total": total, **metrics}, totals)
+def measured(number, total=1.0, *, judged_by="x", totals=(), judge=None, **metrics):
+    return Measured(number, judged_by, {"total": total, **metrics}, totals, judge or {})
 
 
 def test_the_first_version_passes_in_any_case():
@@ -103,6 +103,16 @@ def test_other_photographs_are_not_compared_but_limits_hold():
     assert judge(other, champion, {}).word == "not compared"
     flawed = measured(2, 0.1, judged_by="y", grid=2.0)
     assert str(judge(flawed, champion, {"grid": 1.5})) == "refused: grid 2 is above its limit 1.5"
+
+
+def test_it_is_said_which_part_of_the_judge_differs():
+    champion = measured(1, judge={"style.strength": "1", "loss.network": "a", "old": "x"})
+    other = measured(2, judged_by="y", judge={"style.strength": "2", "loss.network": "a"})
+    assert str(judge(other, champion, {})) == (
+        "not compared: version 1 was judged with style.strength 1 instead of 2"
+    )
+    unknown = measured(2, judged_by="y")
+    assert judge(unknown, champion, {}).reason.endswith("on other photographs or by another loss")
 
 
 def test_a_version_without_a_total_is_not_compared():

@@ -153,6 +153,9 @@ def test_repro_trains_and_registers_every_style(project):
     versions = {(v["style"], v["version"]): v for v in project.versions()}
     assert set(versions) == {("one", 1), ("two", 1)}
     assert versions["one", 1]["aliases"] == ["champion"]
+    judge = json.loads((project.folder / "data/results/one/judged_by.json").read_text())["parts"]
+    assert judge["style.strength"] == "1"
+    assert judge["photographs"].startswith("1 of 96 pixels (")
     metrics = json.loads((project.folder / "data/results/one/metrics.json").read_text())
     assert versions["one", 1]["metrics"]["total"] == pytest.approx(metrics["total"], rel=1e-4)
     assert "register one: version 1 passed: the first version of its style" in project.output

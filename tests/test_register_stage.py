@@ -59,7 +59,9 @@ class Stage:
         files.write_json(self.models / "run.json", {"run_id": "lost"})
         files.write_rows(self.models / "loss.csv", [{"step": 10, "total": 1.0}])
         files.write_json(self.results / "metrics.json", METRICS | metrics)
-        files.write_json(self.results / "judged_by.json", {"sha256": judged_by})
+        files.write_json(
+            self.results / "judged_by.json", {"sha256": judged_by, "parts": {"size": judged_by}}
+        )
 
     def limit(self, **limits):
         values = yaml.safe_load((self.root / "params.yaml").read_text())
@@ -111,6 +113,19 @@ def test_a_version_is_judged_again_under_the_limits_that_params_yaml_has_now(sta
     stage.limit(border_ratio=1.3)
     assert "version 2 passed: no worse than version 1" in stage.run()
     assert registry.get("wave", 2).aliases == ("champion",)
+
+
+def test_what_cannot_be_compared_says_why_and_what_makes_it_champion(stage):
+    stage.train()
+    stage.run()
+    stage.train(seed=1, judged_by="y")
+    for _ in range(2):
+        assert stage.run().endswith(
+            "register wave: version 2 not compared: version 1 was judged with size x instead of y\n"
+            "register wave: `fnst promote 2 --style wave` makes it champion\n"
+        )
+    registry.promote("wave", 2)
+    assert "fnst promote" not in stage.run()
 
 
 def test_what_a_sweep_drew_is_on_the_page_and_in_mlflow_and_evaluates_page_stays_as_it_was(

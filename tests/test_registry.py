@@ -268,7 +268,7 @@ def test_the_same_weights_measured_anew_have_the_new_numbers(project, tmp_path):
     assert not registry.holds(refused, {"total": 9.0}, "y")
     assert not registry.holds(refused, {"total": 1.4}, "x")
     again = registry.measured_anew(
-        refused, {"total": 1.4}, "x", "Held-out total 1.4\n\nmore", step=20
+        refused, {"total": 1.4}, {"judged_by": "x"}, "Held-out total 1.4\n\nmore", step=20
     )
     assert again.metrics == {"total": 1.4}
     assert again.verdict is None
@@ -288,7 +288,7 @@ def test_to_measure_anew_is_done_again_after_an_interrupt(project, tmp_path, mon
     with monkeypatch.context() as broken:
         broken.setattr(type(store.connect()), "log_metric", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            registry.measured_anew(version, {"total": 1.4}, "x", "other", step=20)
+            registry.measured_anew(version, {"total": 1.4}, {"judged_by": "x"}, "other", step=20)
     assert not registry.holds(registry.find("wave", weights(tmp_path / "1")), {"total": 1.4}, "x")
 
 
@@ -296,14 +296,16 @@ def test_a_version_whose_run_is_gone_is_measured_anew_without_it(project, tmp_pa
     judged(tmp_path)
     version = registry.get("wave", 1)
     store.connect().delete_run(version.run_id)
-    again = registry.measured_anew(version, {"total": 9.0}, "y", "b", step=20, has_run=False)
+    judge = {"judged_by": "y", "judge.size": "512"}
+    again = registry.measured_anew(version, {"total": 9.0}, judge, "b", step=20, has_run=False)
+    assert again.tags["judge.size"] == "512"
     assert registry.holds(again, {"total": 9.0}, "y")
 
 
 def test_a_champion_measured_anew_stays_one_and_keeps_its_verdict(project, tmp_path):
     verdict = judged(tmp_path, grid_ratio=3.0)
     champion = registry.find("wave", weights(tmp_path / "0"))
-    again = registry.measured_anew(champion, {"total": 9.0}, "y", "other", step=20)
+    again = registry.measured_anew(champion, {"total": 9.0}, {"judged_by": "y"}, "other", step=20)
     assert again.verdict == verdict
     assert again.aliases == ("champion",)
     assert again.card == f"other\n\n## Gate\n\n{verdict}\n"
