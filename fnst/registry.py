@@ -72,6 +72,11 @@ class Version:
         written = self.tags.get(GATE)
         return gate.read(written) if written else None
 
+    @property
+    def refused(self) -> bool:
+        """Whether only force makes it champion."""
+        return self.verdict is not None and self.verdict.word == gate.REFUSED
+
     def verdict_under(self, limits: Mapping[str, float | None]) -> Verdict | None:
         """What the gate said under these limits; None where it was asked under others."""
         return self.verdict if self.tags.get(LIMITS) == _as_text(limits) else None
@@ -197,6 +202,16 @@ def _with_verdict(card: str, verdict: Verdict, forced: str | None) -> str:
     return card.partition(heading)[0].rstrip() + heading + "\n\n".join(told) + "\n"
 
 
+def _write_verdict(client: "MlflowClient", version: Version, verdict: Verdict) -> None:
+    """Write it into the card, and on the page of the run where that is still there."""
+    from mlflow.exceptions import MlflowException
+
+    card = _with_verdict(version.card, verdict, version.forced)
+    client.update_model_version(PREFIX + version.style, str(version.number), description=card)
+    with contextlib.suppress(MlflowException):
+        _write_note(client, replace(version, card=card))
+
+
 def _cross_reference(client: "MlflowClient", version: Version, model_id: str) -> None:
     """Let the UI's pages of run and model say which version they became."""
     became = [{"name": PREFIX + version.style, "version": str(version.number)}]
@@ -297,19 +312,22 @@ def promote(style: str, number: int, *, force: bool = False) -> Version:
     name = PREFIX + style
     with store.asked():
         version = _get(client, style, number)
-        verdict = version.verdict
-        refused = verdict is not None and verdict.word == gate.REFUSED
-        if refused and not force:
+        if version.refused and not force:
             raise RegistryError(
-                f"{style} version {number} was {verdict}; "
+                f"{style} version {number} was {version.verdict}; "
                 f"`fnst promote {number} --style {style} --force` makes it champion all the same."
             )
-        if refused:  # written first: an interrupt must not leave a champion that nobody forced
+        if (
+            version.refused
+        ):  # written first: an interrupt must not leave a champion that nobody forced
             moment = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-            told = f"by {_user()} on {moment}, although it was {verdict}"
+            told = f"by {_user()} on {moment}, although it was {version.verdict}"
             client.set_model_version_tag(name, str(number), FORCED, told)
         client.set_registered_model_alias(name, CHAMPION, str(number))
-        return _get(client, style, number)
+        version = _get(client, style, number)
+        if version.verdict and version.refused:
+            _write_verdict(client, version, version.verdict)
+        return version
 
 
 def _user() -> str:
@@ -348,9 +366,7 @@ def judge(candidate: Version, limits: Mapping[str, float | None]) -> Verdict:
             )
         if verdict.passed and not (written and written.passed):
             client.set_registered_model_alias(name, CHAMPION, number)
-        card = _with_verdict(candidate.card, verdict, candidate.forced)
-        client.update_model_version(name, number, description=card)
-        _write_note(client, replace(candidate, card=card))
+        _write_verdict(client, candidate, verdict)
         client.set_model_version_tag(name, number, GATE, str(verdict))
         client.set_model_version_tag(name, number, LIMITS, _as_text(limits))
     return verdict

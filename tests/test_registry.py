@@ -225,6 +225,12 @@ def test_under_other_limits_a_champion_stays_one_and_its_shortcomings_are_told_a
     assert str(verdict) in registry.get("wave", 1).card
 
 
+def test_a_version_whose_run_is_gone_is_judged_again_without_it(project, tmp_path):
+    judged(tmp_path)
+    store.connect().delete_run(registry.get("wave", 1).run_id)
+    assert judged_again(1).passed
+
+
 def test_under_other_limits_a_forced_version_stays_forced(project, tmp_path):
     judged(tmp_path)
     judged(tmp_path, seed=1, border_ratio=1.25)
