@@ -92,8 +92,10 @@ def train(style: str, strengths: Sequence[float], photo: Image | None = None) ->
     points = [_point(style, row.strength, photo)]
     with _kept(params.project_root() / "params.yaml"):
         for strength in sorted(set(strengths) - {row.strength}):
-            # Two plus signs: whether or not the row names a strength already.
-            _dvc("exp", "run", "-S", f"++styles.{style}.strength={strength:g}", target)
+            # Two plus signs: whether or not the row names a strength already. A whole number stays
+            # one, as DVC knows a training by how its parameters are written.
+            written = repr(strength).removesuffix(".0")
+            _dvc("exp", "run", "-S", f"++styles.{style}.strength={written}", target)
             points.append(_point(style, strength, photo))
     return sorted(points, key=lambda point: point.strength)
 
