@@ -1,12 +1,16 @@
 """The gate: no worse than the champion on the same photographs, and no artefact."""
 
 import math
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
+from fnst import files, params
 from fnst.gate import Measured, judge, judge_champion, read
 
 NAN = math.nan
+METRICS = sorted((Path(__file__).parents[1] / "data" / "results").glob("*/metrics.json"))
 
 
 def measured(number, total=1.0, *, judged_by="x", totals=(), judge=None, **metrics):
@@ -70,6 +74,12 @@ def test_a_limit_holds_at_every_size():
     assert judge(measured(2, **sound), measured(1), limits).passed
     verdict = judge(measured(2, **sound | {"border_ratio_512": 1.25}), measured(1), limits)
     assert str(verdict) == "refused: border_ratio at 512 px 1.25 is above its limit 1.2"
+
+
+@pytest.mark.parametrize("path", METRICS, ids=lambda path: path.parent.name)
+def test_what_is_committed_breaks_no_limit_of_params_yaml(path):
+    found = Measured(1, "x", files.read_json(path))
+    assert judge(found, None, asdict(params.load().gate), is_first=False).passed
 
 
 def test_without_a_champion_a_later_version_is_not_taken_for_the_first():
