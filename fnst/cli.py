@@ -648,7 +648,8 @@ def promote(
     from fnst import registry
 
     version = registry.promote(style or registry.only_style(), number, force=force)
-    print(f"{version.style}: version {version.number} is the champion now")
+    although = f", although it was {version.verdict}" if version.refused else ""
+    print(f"{version.style}: version {version.number} is the champion now{although}")
 
 
 @app.command(epilog=_examples("`fnst ui`", "`fnst ui --port 8080`"))

@@ -6,13 +6,15 @@ and writes the verdict on the version.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fnst import bootstrap
 
 # The first word of a verdict, as it is written on a version.
 PASSED, REFUSED, NOT_COMPARED = "passed", "refused", "not compared"
 REFUSALS = (REFUSED, "not champion")  # the second in stores that are older than the limits
+# What the parts of a reason are told by.
+AND, ALTHOUGH, BROKEN = " and ", ", although ", " is above its limit "
 
 
 # Of fewer photographs the bootstrap's interval is little more than their span; chosen by us.
@@ -29,6 +31,8 @@ class Measured:
     metrics: Mapping[str, float]
     totals: Sequence[float] = ()
     """The total of each photograph, in their order; empty where it is not known any more."""
+    judge: Mapping[str, str] = field(default_factory=dict)
+    """What ``judged_by`` is made of, part by part, for people; empty in older stores."""
 
 
 @dataclass(frozen=True)
@@ -73,22 +77,46 @@ def judge(
     """
     broken = _broken(candidate.metrics, limits)
     if champion is None and is_first:
-        although = f", although {' and '.join(broken)}" if broken else ""
-        return Verdict(PASSED, f"the first version of its style{although}")
+        return Verdict(PASSED, _although("the first version of its style", broken))
     if champion is None:
-        reason = " and ".join(broken) or "there is no champion to be compared with"
+        reason = AND.join(broken) or "there is no champion to be compared with"
         return Verdict(REFUSED if broken else PASSED, reason)
     compared = _compare(candidate, champion)
     if not broken:
         return compared
     also = [compared.reason] if compared.word == REFUSED else []
-    return Verdict(REFUSED, " and ".join([*broken, *also]))
+    return Verdict(REFUSED, AND.join([*broken, *also]))
+
+
+def judge_champion(
+    metrics: Mapping[str, float], limits: Mapping[str, float | None], written: Verdict | None
+) -> Verdict:
+    """Say anew which limits a champion breaks; it stays champion, whatever they are.
+
+    Args:
+        metrics: what was measured.
+        limits: as for ``judge``.
+        written: its verdict under other limits, whose comparison with an earlier champion holds.
+    """
+    broken = _broken(metrics, limits)
+    if written and written.word == REFUSED:  # it was forced
+        reasons = written.reason.split(AND)
+        reasons = [*broken, *(each for each in reasons if BROKEN not in each)]
+        if reasons:
+            return Verdict(REFUSED, AND.join(reasons))
+    elif written:
+        return Verdict(written.word, _although(written.reason.partition(ALTHOUGH)[0], broken))
+    return Verdict(PASSED, _although("it is the champion already", broken))
+
+
+def _although(reason: str, broken: Sequence[str]) -> str:
+    return f"{reason}{ALTHOUGH}{AND.join(broken)}" if broken else reason
 
 
 def _broken(metrics: Mapping[str, float], limits: Mapping[str, float | None]) -> list[str]:
     # `not <=`, because a measurement that is no number is none to be content with
     return [
-        f"{name}{where} {value:.3g} is above its limit {limit:g}"
+        f"{name}{where} {value:.3g}{BROKEN}{limit:g}"
         for name, limit in limits.items()
         for where, value in _at_every_size(metrics, name)
         if limit is not None and not value <= limit
@@ -108,7 +136,7 @@ def _at_every_size(metrics: Mapping[str, float], name: str) -> Iterator[tuple[st
 def _compare(candidate: Measured, champion: Measured) -> Verdict:
     other = f"version {champion.number}"
     if candidate.judged_by != champion.judged_by:
-        return Verdict(NOT_COMPARED, f"{other} was judged on other photographs or by another loss")
+        return Verdict(NOT_COMPARED, f"{other} was judged {_otherwise(candidate, champion)}")
     for version in (candidate, champion):
         if "total" not in version.metrics:
             return Verdict(NOT_COMPARED, f"version {version.number} has no held-out total")
@@ -121,6 +149,17 @@ def _compare(candidate: Measured, champion: Measured) -> Verdict:
     worse = math.isfinite(theirs) and not low <= 0
     relation = "worse than" if worse else "better than" if high < 0 else "no worse than"
     return Verdict(REFUSED if worse else PASSED, f"{relation} {other}: {totals}{told}")
+
+
+def _otherwise(candidate: Measured, champion: Measured) -> str:
+    """In what the judge of the champion was another one."""
+    known = candidate.judge.keys() & champion.judge.keys()
+    parts = [
+        f"with {name} {champion.judge[name]} instead of {candidate.judge[name]}"
+        for name in sorted(known)
+        if champion.judge[name] != candidate.judge[name]
+    ]
+    return AND.join(parts) or "on other photographs or by another loss"
 
 
 def _paired(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, float, str]:

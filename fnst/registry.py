@@ -35,7 +35,9 @@ PREFIX = "fnst-"
 CHAMPION = "champion"
 HASH = "weights_sha256"
 GATE, FORCED = "gate", "forced"  # tags: the verdict, and who overrode it
+LIMITS = "gate_limits"  # tag: under which limits the verdict was given
 JUDGED_BY = "judged_by"  # tag: the same for versions whose numbers can be compared
+JUDGE = "judge."  # prefix of the tags that say what that stands for
 HELD_OUT = "held_out."  # prefix of the tags that hold the held-out numbers
 HELD_OUT_METRIC = "held_out/"  # the same among a run's metrics
 PHOTOGRAPHS = "results/photographs.csv"  # among a run's files: what each photograph scored
@@ -69,6 +71,15 @@ class Version:
         """What the gate said about it; None before it was asked."""
         written = self.tags.get(GATE)
         return gate.read(written) if written else None
+
+    @property
+    def refused(self) -> bool:
+        """Whether only force makes it champion."""
+        return self.verdict is not None and self.verdict.word == gate.REFUSED
+
+    def verdict_under(self, limits: Mapping[str, float | None]) -> Verdict | None:
+        """What the gate said under these limits; None where it was asked under others."""
+        return self.verdict if self.tags.get(LIMITS) == _as_text(limits) else None
 
     @property
     def forced(self) -> str | None:
@@ -135,10 +146,14 @@ def _as_tags(metrics: Mapping[str, float]) -> dict[str, str]:
     return {f"{HELD_OUT}{name}": f"{value:.6g}" for name, value in metrics.items()}
 
 
+def _as_text(limits: Mapping[str, float | None]) -> str:
+    return json.dumps(dict(limits), sort_keys=True)
+
+
 def measured_anew(
     version: Version,
     metrics: Mapping[str, float],
-    judged_by: str,
+    judge: Mapping[str, str],
     card: str,
     *,
     step: int,
@@ -149,7 +164,7 @@ def measured_anew(
     Args:
         version: as ``find`` has it.
         metrics: the held-out numbers.
-        judged_by: see ``JUDGED_BY``.
+        judge: the tags ``JUDGED_BY`` and ``JUDGE``.
         card: the model card, Markdown.
         step: the training's last.
         has_run: whether the version's run is still there, to be told as well.
@@ -161,7 +176,7 @@ def measured_anew(
     name, number = PREFIX + version.style, str(version.number)
     with store.asked():
         if CHAMPION in version.aliases and version.verdict:
-            card = _with_verdict(card, version.verdict)
+            card = _with_verdict(card, version.verdict, version.forced)
         elif version.verdict:
             client.delete_model_version_tag(name, number, GATE)
         client.update_model_version(name, number, description=card)
@@ -171,8 +186,8 @@ def measured_anew(
                 client.log_metric(version.run_id, key, value, step=step)
             _write_note(client, replace(version, card=card))
         # What ``holds`` looks at comes last: until it is there, all of this is done again.
-        told = {**_as_tags(metrics), JUDGED_BY: judged_by}
-        stale = {tag for tag in version.tags if tag.startswith(HELD_OUT)} - told.keys()
+        told = {**_as_tags(metrics), **judge}
+        stale = {tag for tag in version.tags if tag.startswith((HELD_OUT, JUDGE))} - told.keys()
         for tag in stale:
             client.delete_model_version_tag(name, number, tag)
         for tag, text in told.items():
@@ -180,8 +195,21 @@ def measured_anew(
         return _get(client, version.style, version.number)
 
 
-def _with_verdict(card: str, verdict: Verdict) -> str:
-    return f"{card.rstrip()}\n\n## Gate\n\n{verdict}\n"
+def _with_verdict(card: str, verdict: Verdict, forced: str | None) -> str:
+    """A card whose last section says what the gate said, and who overrode it."""
+    heading = "\n\n## Gate\n\n"
+    told = [str(verdict), f"Made champion {forced}."] if forced else [str(verdict)]
+    return card.partition(heading)[0].rstrip() + heading + "\n\n".join(told) + "\n"
+
+
+def _write_verdict(client: "MlflowClient", version: Version, verdict: Verdict) -> None:
+    """Write it into the card, and on the page of the run where that is still there."""
+    from mlflow.exceptions import MlflowException
+
+    card = _with_verdict(version.card, verdict, version.forced)
+    client.update_model_version(PREFIX + version.style, str(version.number), description=card)
+    with contextlib.suppress(MlflowException):
+        _write_note(client, replace(version, card=card))
 
 
 def _cross_reference(client: "MlflowClient", version: Version, model_id: str) -> None:
@@ -284,19 +312,22 @@ def promote(style: str, number: int, *, force: bool = False) -> Version:
     name = PREFIX + style
     with store.asked():
         version = _get(client, style, number)
-        verdict = version.verdict
-        refused = verdict is not None and verdict.word == gate.REFUSED
-        if refused and not force:
+        if version.refused and not force:
             raise RegistryError(
-                f"{style} version {number} was {verdict}; "
+                f"{style} version {number} was {version.verdict}; "
                 f"`fnst promote {number} --style {style} --force` makes it champion all the same."
             )
-        if refused:  # written first: an interrupt must not leave a champion that nobody forced
+        if (
+            version.refused
+        ):  # written first: an interrupt must not leave a champion that nobody forced
             moment = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-            told = f"by {_user()} on {moment}, although it was {verdict}"
+            told = f"by {_user()} on {moment}, although it was {version.verdict}"
             client.set_model_version_tag(name, str(number), FORCED, told)
         client.set_registered_model_alias(name, CHAMPION, str(number))
-        return _get(client, style, number)
+        version = _get(client, style, number)
+        if version.verdict and version.refused:
+            _write_verdict(client, version, version.verdict)
+        return version
 
 
 def _user() -> str:
@@ -307,7 +338,10 @@ def _user() -> str:
 
 
 def judge(candidate: Version, limits: Mapping[str, float | None]) -> Verdict:
-    """Make a new version champion if the gate lets it pass, and write the verdict on it.
+    """Make a version champion if the gate lets it pass, and write the verdict on it.
+
+    A champion stays one. A version that passed under other limits is not made champion again:
+    another took its place since, or somebody gave it away.
 
     Args:
         candidate: the version.
@@ -320,8 +354,9 @@ def judge(candidate: Version, limits: Mapping[str, float | None]) -> Verdict:
     name, number = PREFIX + candidate.style, str(candidate.number)
     with store.asked():
         champion = _champion(client, candidate.style)
-        if champion and champion.number == candidate.number:  # interrupted before it was written
-            verdict = Verdict(gate.PASSED, "it is the champion already")
+        written = candidate.verdict
+        if champion and champion.number == candidate.number:
+            verdict = gate.judge_champion(candidate.metrics, limits, written)
         else:
             verdict = gate.judge(
                 _measured(client, candidate),
@@ -329,12 +364,11 @@ def judge(candidate: Version, limits: Mapping[str, float | None]) -> Verdict:
                 limits,
                 is_first=len(client.search_model_versions(f"name = '{name}'")) == 1,
             )
-        if verdict.passed:
+        if verdict.passed and not (written and written.passed):
             client.set_registered_model_alias(name, CHAMPION, number)
-        card = _with_verdict(candidate.card, verdict)
-        client.update_model_version(name, number, description=card)
-        _write_note(client, replace(candidate, card=card))
+        _write_verdict(client, candidate, verdict)
         client.set_model_version_tag(name, number, GATE, str(verdict))
+        client.set_model_version_tag(name, number, LIMITS, _as_text(limits))
     return verdict
 
 
@@ -344,6 +378,11 @@ def _measured(client: "MlflowClient", version: Version) -> Measured:
         version.tags.get(JUDGED_BY, ""),
         version.metrics,
         _totals(client, version.run_id),
+        {
+            tag.removeprefix(JUDGE): text
+            for tag, text in version.tags.items()
+            if tag.startswith(JUDGE)
+        },
     )
 
 

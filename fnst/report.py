@@ -108,8 +108,7 @@ def page(
         f"<p>On the photographs and at the size of this curve, its total is "
         f"{_number(anchor.total)}: what {anchor} reach.</p>",
         _figure("image/png", curve, ANCHOR),
-        # Made by a sweep, beside this page; without one there is nothing to show.
-        '<figure><img src="tradeoff.jpg" alt="" onerror="this.parentNode.remove()"></figure>',
+        TRADE_OFF_HERE,
         "<h2>Numbers</h2>",
         f"<p>{INTERVALS}</p>",
         _numbers(titles, by_size),
@@ -123,6 +122,13 @@ def page(
     return (HEAD + title + "\n".join(body) + "\n").encode(errors="replace")
 
 
+def with_trade_off(page: bytes, picture: bytes) -> bytes:
+    """A page that holds a sweep's picture, a JPEG, as well."""
+    figure = _figure("image/jpeg", picture, TRADE_OFF)
+    return page.replace(TRADE_OFF_HERE.encode(), figure.encode())
+
+
+TRADE_OFF_HERE = "<!-- what a sweep draws comes here -->"
 HEAD = f"""<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
@@ -145,6 +151,10 @@ th {{ font-weight: 500 }}
 ANCHOR = (
     "The same loss, lowered on the pixels themselves from the photograph on, which takes seconds a "
     "picture; after Johnson et al., figure 5."
+)
+TRADE_OFF = (
+    "Content against style: the same painting, learnt at several strengths; each point is a "
+    "training of its own."
 )
 INTERVALS = (
     "Means over the photographs; behind each, where the bootstrap puts it in 19 of 20 cases. Of "

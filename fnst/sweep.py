@@ -72,15 +72,16 @@ def sweep(style: str, strengths: Sequence[float], photo: Path | None = None) -> 
     rows = [{k: v for k, v in vars(p).items() if k not in pictures} for p in points]
     files.write_json(page.with_suffix(".json"), rows)
     files.write(page, draw(style, points))
+    _dvc("repro", _target(style))  # its own strength again, registered with the picture
     return page
 
 
 def train(style: str, strengths: Sequence[float], photo: Image | None = None) -> list[Point]:
     """Train, judge and register a style at several strengths, and at its own; weakest first.
 
-    Afterwards params.yaml is as it was, and data/ what `dvc repro` makes of it.
+    Afterwards params.yaml is as it was; data/ is that of the last training, until `dvc repro`.
     """
-    row, target = params.load().style(style), f"register@{style}"
+    row, target = params.load().style(style), _target(style)
     if not row.content_weight:
         raise ParamsError(
             f"styles: {style}: expected a content_weight above 0, without which there is nothing "
@@ -91,11 +92,16 @@ def train(style: str, strengths: Sequence[float], photo: Image | None = None) ->
     points = [_point(style, row.strength, photo)]
     with _kept(params.project_root() / "params.yaml"):
         for strength in sorted(set(strengths) - {row.strength}):
-            # Two plus signs: whether or not the row names a strength already.
-            _dvc("exp", "run", "-S", f"++styles.{style}.strength={strength:g}", target)
+            # Two plus signs: whether or not the row names a strength already. A whole number stays
+            # one, as DVC knows a training by how its parameters are written.
+            written = repr(strength).removesuffix(".0")
+            _dvc("exp", "run", "-S", f"++styles.{style}.strength={written}", target)
             points.append(_point(style, strength, photo))
-    _dvc("repro", target)
     return sorted(points, key=lambda point: point.strength)
+
+
+def _target(style: str) -> str:
+    return f"register@{style}"
 
 
 @contextmanager

@@ -53,6 +53,7 @@ def main() -> None:
     )
 
     metrics = evaluation.metrics(scores) | anchor.metrics
+    # Two versions of the same judge can be compared.
     judge = {
         "format": FORMAT,
         "loss": asdict(wanted.loss) | {"network": files.sha256(vgg)},
@@ -62,11 +63,11 @@ def main() -> None:
     }
     if min(sides) < sizes[0]:
         judge["smaller"] = [min(side, sizes[0]) for side in sides]
-    report.drop_stale_trade_off(results, style.strength, metrics)
     files.write_json(results / "metrics.json", metrics)
     files.write_rows(results / "photographs.csv", [evaluation.as_row(s) for s in scores])
     files.write_rows(results / "means.csv", evaluation.as_rows(evaluation.means(scores)))
-    files.write_json(results / "judged_by.json", {"sha256": _digest(judge)})
+    told = {"sha256": _digest(judge), "parts": _parts(judge, wanted.loss.network, style.image)}
+    files.write_json(results / "judged_by.json", told)
     at_largest = [scores[end - 1] for end in accumulate(counts)]
     _sheet(name, paint, photos, at_largest, results / "sheet.jpg")
     files.write(results / "gatys.png", report.draw(anchor))
@@ -77,7 +78,7 @@ def main() -> None:
         sheet=(results / "sheet.jpg").read_bytes(),
         curve=(results / "gatys.png").read_bytes(),
     )
-    files.write(results / "index.html", page)
+    files.write(results / "evaluation.html", page)
     left_out = sorted(set(recipe.evaluate.sizes) - set(sizes))
     if left_out:
         print(
@@ -97,12 +98,34 @@ def main() -> None:
         f"optimising pixels; grid {metrics['grid_ratio']:.2f}, border "
         f"{metrics['border_ratio']:.2f} (1 is none)"
     )
-    print(f"evaluate {name}: the sheet, the curve and all numbers are in {results}/index.html")
 
 
-def _digest(judge: dict[str, Any]) -> str:
-    """Two versions with the same digest were judged alike, and can be compared."""
-    return hashlib.sha256(json.dumps(judge, sort_keys=True).encode()).hexdigest()
+def _digest(value: Any) -> str:
+    """Two judges with the same digest judge alike, and what they say can be compared."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _parts(judge: dict[str, Any], network: str, painting: str) -> dict[str, str]:
+    """What a judge is made of as people read it, by the names of params.yaml."""
+    size, photographs = judge["photographs"]
+    layers = ", ".join(
+        f"{name} {weight:g}" for name, weight in judge["loss"]["style_layers"].items()
+    )
+    loss = judge["loss"] | {
+        "network": f"{network} ({judge['loss']['network'][:8]})",
+        "style_layers": layers,
+    }
+    style = judge["style"] | {"image": f"{painting} ({judge['style']['image'][:8]})"}
+    parts = {
+        "formulas": judge["format"],
+        **{f"loss.{name}": value for name, value in loss.items()},
+        **{f"style.{name}": value for name, value in style.items()},
+        "evaluate.sizes": judge["size"],
+        "photographs": f"{len(photographs)} of {size} pixels ({_digest(photographs)[:8]})",
+    }
+    if "smaller" in judge:
+        parts["sides of smaller photographs"] = _digest(judge["smaller"])[:8]
+    return {name: str(value).removesuffix(".0") for name, value in parts.items()}
 
 
 def _sheet(name: str, paint: Paint, photos: Photos, scores: list[Score], path: Path) -> None:

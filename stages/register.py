@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fnst import checkpoint, files, images, journal, params, registry, store, tracking
+from fnst import checkpoint, files, gate, images, journal, params, registry, report, store, tracking
 from fnst.errors import TrainingError
 from fnst.registry import Version
 from stages import run, style_named
@@ -21,6 +21,7 @@ RESULTS = (
     *("index.html", "sheet.jpg", "photographs.csv", "means.csv"),
     *("metrics.json", "train.json"),
 )
+TRADE_OFF = "tradeoff.jpg"  # beside them once there was a sweep
 
 # A network whose pictures are empty to this share has learnt nothing; chosen by us: calm skies
 # and walls leave a tenth.
@@ -34,19 +35,24 @@ def main() -> None:
     card = checkpoint.read_card(models)
     metrics = files.read_json(results / "metrics.json")
     _check(name, metrics)
+    _page(results, metrics, card["training"]["params"]["style"].get("strength", 1.0))
     version = registry.find(name, card["weights_sha256"])
-    if version and registry.holds(version, metrics, _judged_by(results)):
+    if version and registry.holds(version, metrics, _judge(results)[registry.JUDGED_BY]):
         print(f"register {name}: version {version.number} has these weights already")
+        if (results / TRADE_OFF).exists():  # drawn after the version was registered
+            _attach(version, results)
     elif version:
         version = _measure_anew(version, card, metrics, results)
         print(f"register {name}: version {version.number} has these weights, measured anew")
     else:
         version = _register(name, card, metrics, models, results)
-    verdict = version.verdict
-    if not verdict:  # new, or an earlier run was interrupted right here
-        verdict = registry.judge(version, asdict(params.load().gate))
+    limits = asdict(params.load().gate)
+    # It has none when it is new, or an earlier run was interrupted right here.
+    verdict = version.verdict_under(limits) or registry.judge(version, limits)
     _record(results, version, card["weights_sha256"])
     print(f"register {name}: version {version.number} {verdict}")
+    if verdict.word == gate.NOT_COMPARED and registry.CHAMPION not in version.aliases:
+        print(f"register {name}: `fnst promote {version.number} --style {name}` makes it champion")
 
 
 def _check(name: str, metrics: Mapping[str, float]) -> None:
@@ -69,8 +75,20 @@ def _check(name: str, metrics: Mapping[str, float]) -> None:
         )
 
 
-def _judged_by(results: Path) -> str:
-    return str(files.read_json(results / "judged_by.json")["sha256"])
+def _page(results: Path, metrics: Mapping[str, float], strength: float) -> None:
+    """Write what was evaluated as the style's page, with a sweep's picture of this network."""
+    report.drop_stale_trade_off(results, strength, metrics)
+    page, picture = (results / "evaluation.html").read_bytes(), results / TRADE_OFF
+    if picture.exists():
+        page = report.with_trade_off(page, picture.read_bytes())
+    files.write(results / "index.html", page)
+
+
+def _judge(results: Path) -> dict[str, str]:
+    """By what it was judged, as tags."""
+    told = files.read_json(results / "judged_by.json")
+    parts = {f"{registry.JUDGE}{name}": text for name, text in told["parts"].items()}
+    return {**parts, registry.JUDGED_BY: told["sha256"]}
 
 
 def _tags(name: str, trained: dict[str, Any]) -> dict[str, str]:
@@ -90,20 +108,29 @@ def _measure_anew(
     """Give a version the numbers and pages of a later evaluation of the same weights."""
     name, trained = version.style, card["training"]
     tags = _tags(name, trained)
-    with store.asked():
-        has_run = tracking.exists(store.connect(), version.run_id)
-    if has_run:
-        with tracking.amend(name, run_id=version.run_id, params={}, tags=tags) as tracked:
-            for file in RESULTS:
-                tracked.file(results / file, "results")
     return registry.measured_anew(
         version,
         metrics,
-        _judged_by(results),
+        _judge(results),
         _card(name, card, metrics, tags),
         step=trained["steps"],
-        has_run=has_run,
+        has_run=_attach(version, results),
     )
+
+
+def _attach(version: Version, results: Path) -> bool:
+    """Attach the results to a version's run, if there still is one; whether there is."""
+    with store.asked():
+        has_run = tracking.exists(store.connect(), version.run_id)
+    if has_run:
+        with tracking.amend(version.style, run_id=version.run_id, params={}, tags={}) as tracked:
+            _send(results, tracked)
+    return has_run
+
+
+def _send(results: Path, tracked: tracking.Run) -> None:
+    for file in (*RESULTS, *([TRADE_OFF] if (results / TRADE_OFF).exists() else [])):
+        tracked.file(results / file, "results")
 
 
 def _register(
@@ -120,14 +147,13 @@ def _register(
     ) as tracked:
         if tracked.is_new:
             _replay(models, tracked)
-        for file in RESULTS:
-            tracked.file(results / file, "results")
+        _send(results, tracked)
         return registry.register(
             models,
             style=name,
             run_id=tracked.id,
             metrics=metrics,
-            tags={**tags, registry.JUDGED_BY: _judged_by(results)},
+            tags={**tags, **_judge(results)},
             card=_card(name, card, metrics, tags),
         )
 
@@ -137,6 +163,10 @@ def _record(results: Path, version: Version, weights: str) -> None:
     files.write_json(
         results / "registered.json",
         {"style": version.style, "version": version.number, "weights_sha256": weights},
+    )
+    print(
+        f"register {version.style}: the sheet, the curve and all numbers are in "
+        f"{results}/index.html"
     )
     print(
         f"register {version.style}: try `fnst stylize --style {version.style} "

@@ -737,7 +737,9 @@ def test_show_has_the_card_of_each_version(fnst, words, number):
 
 def test_promote_moves_the_champion(fnst):
     fnst("stylize", "photo.jpg")
-    assert fnst("promote", "2", "--force").out == "ink: version 2 is the champion now\n"
+    assert fnst("promote", "2", "--force").out == (
+        "ink: version 2 is the champion now, although it was refused: worse than version 1\n"
+    )
     assert "version 2 (champion)" in fnst("show").out
     assert "ink version 2" in fnst("stylize", "photo.jpg").out
     assert fnst("promote", "1").out == "ink: version 1 is the champion now\n"
@@ -755,7 +757,11 @@ def test_what_the_gate_refused_is_promoted_only_by_force_which_is_written_down(f
     written = newest["forced"]
     assert written.startswith(f"by {getpass.getuser()} on {datetime.now(UTC).year}-")
     assert written.endswith("although it was refused: worse than version 1")
-    assert f"made champion {written}\n" in fnst("show").out
+    shown = fnst("show").out
+    assert f"made champion {written}\n" in shown
+    assert shown.endswith(
+        f"## Gate\n\nrefused: worse than version 1\n\nMade champion {written}.\n\n"
+    )
     newest, _ = fnst("models").out.splitlines()[1:3]
     assert newest.split()[:4] == ["ink", "2", "champion", "forced"]
 

@@ -1,16 +1,20 @@
 """The gate: no worse than the champion on the same photographs, and no artefact."""
 
 import math
+from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 
-from fnst.gate import Measured, judge, read
+from fnst import files, params
+from fnst.gate import Measured, judge, judge_champion, read
 
 NAN = math.nan
+METRICS = sorted((Path(__file__).parents[1] / "data" / "results").glob("*/metrics.json"))
 
 
-def measured(number, total=1.0, *, judged_by="x", totals=(), **metrics):
-    return Measured(number, judged_by, {"total": total, **metrics}, totals)
+def measured(number, total=1.0, *, judged_by="x", totals=(), judge=None, **metrics):
+    return Measured(number, judged_by, {"total": total, **metrics}, totals, judge or {})
 
 
 def test_the_first_version_passes_in_any_case():
@@ -72,6 +76,12 @@ def test_a_limit_holds_at_every_size():
     assert str(verdict) == "refused: border_ratio at 512 px 1.25 is above its limit 1.2"
 
 
+@pytest.mark.parametrize("path", METRICS, ids=lambda path: path.parent.name)
+def test_what_is_committed_breaks_no_limit_of_params_yaml(path):
+    found = Measured(1, "x", files.read_json(path))
+    assert judge(found, None, asdict(params.load().gate), is_first=False).passed
+
+
 def test_without_a_champion_a_later_version_is_not_taken_for_the_first():
     limits = {"grid": 1.5}
     verdict = judge(measured(4, grid=1.0), None, limits, is_first=False)
@@ -105,9 +115,43 @@ def test_other_photographs_are_not_compared_but_limits_hold():
     assert str(judge(flawed, champion, {"grid": 1.5})) == "refused: grid 2 is above its limit 1.5"
 
 
+def test_it_is_said_which_part_of_the_judge_differs():
+    champion = measured(1, judge={"style.strength": "1", "loss.network": "a", "old": "x"})
+    other = measured(2, judged_by="y", judge={"style.strength": "2", "loss.network": "a"})
+    assert str(judge(other, champion, {})) == (
+        "not compared: version 1 was judged with style.strength 1 instead of 2"
+    )
+    unknown = measured(2, judged_by="y")
+    assert judge(unknown, champion, {}).reason.endswith("on other photographs or by another loss")
+
+
 def test_a_version_without_a_total_is_not_compared():
     empty = Measured(2, "x", {})
     assert judge(empty, measured(1), {}).reason == "version 2 has no held-out total"
+
+
+@pytest.mark.parametrize(
+    ("limit", "written", "expected"),
+    [
+        (3.0, "passed: the first, although grid 2 is above its limit 1", "passed: the first"),
+        (
+            1.0,
+            "passed: better than version 1: 3 against 4 (between 1 and 5)",
+            "passed: better than version 1: 3 against 4 (between 1 and 5), although grid 2 is "
+            "above its limit 1",
+        ),
+        (3.0, "not compared: version 1 has no total", "not compared: version 1 has no total"),
+        (
+            3.0,
+            "refused: grid 2 is above its limit 1 and worse than version 1: 3 (between 1 and 2)",
+            "refused: worse than version 1: 3 (between 1 and 2)",
+        ),
+        (1.0, "refused: worse", "refused: grid 2 is above its limit 1 and worse"),
+        (3.0, "refused: grid 2 is above its limit 1", "passed: it is the champion already"),
+    ],
+)
+def test_of_a_champion_only_the_limits_are_judged_anew(limit, written, expected):
+    assert str(judge_champion({"grid": 2.0}, {"grid": limit}, read(written))) == expected
 
 
 def test_a_verdict_is_read_as_it_was_written():

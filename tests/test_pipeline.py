@@ -1,5 +1,6 @@
 """The pipeline as a whole: real DVC, VGG19, photographs and registry, with tiny settings."""
 
+import base64
 import json
 import os
 import shutil
@@ -162,6 +163,9 @@ def test_repro_trains_and_registers_every_style(project):
     versions = {(v["style"], v["version"]): v for v in project.versions()}
     assert set(versions) == {("one", 1), ("two", 1)}
     assert versions["one", 1]["aliases"] == ["champion"]
+    judge = json.loads((project.folder / "data/results/one/judged_by.json").read_text())["parts"]
+    assert judge["style.strength"] == "1"
+    assert judge["photographs"].startswith("1 of 96 pixels (")
     metrics = json.loads((project.folder / "data/results/one/metrics.json").read_text())
     assert versions["one", 1]["metrics"]["total"] == pytest.approx(metrics["total"], rel=1e-4)
     assert "register one: version 1 passed: the first version of its style" in project.output
@@ -330,6 +334,10 @@ def test_a_sweep_draws_a_style_at_several_strengths_and_leaves_everything_as_it_
     with Image.open(project.folder / "data/results/two/tradeoff.jpg") as page:
         assert min(page.size) > 400
     assert f"is in {project.folder}/data/results/two/tradeoff.jpg\n" in said
+    results = project.folder / "data/results/two"
+    drawn = base64.b64encode((results / "tradeoff.jpg").read_bytes()).decode()
+    assert drawn in (results / "index.html").read_text()
+    assert "index.html" not in project.dvc("status", "evaluate@two", "train@two")
     assert (project.folder / "params.yaml").read_bytes() == params
     assert project.weights("two") == weights
 

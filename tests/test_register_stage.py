@@ -1,11 +1,41 @@
 """What the register stage lets through, and what it says of a version."""
 
+import shutil
+from pathlib import Path
+
 import pytest
 import registry_fixtures
+import torch
+import yaml
 
-from fnst import evaluation, files
+from fnst import checkpoint, evaluation, files, registry, report, store
 from fnst.errors import TrainingError
+from fnst.evaluation import Score
+from fnst.gatys import Anchor
+from fnst.network import TransformerNetwork
 from stages import register
+
+project, empty_store = registry_fixtures.project, registry_fixtures.empty_store
+pytestmark = pytest.mark.filterwarnings("ignore:::mlflow")
+
+
+PARAMS = Path(register.__file__).parents[1] / "params.yaml"
+METRICS = dict.fromkeys(evaluation.HEADLINES, 1.0) | {
+    "flat": 0.0,
+    "photographs": 2,
+    "gatys_iterations": 3.0,
+    "gatys_longest": 4.0,
+}
+TRAINING = {
+    "lineage": {"git.commit": "abc"},
+    "steps": 20,
+    "photographs": 6,
+    "params": {
+        "recipe": "tiny",
+        "style": {"image": "wave.png", "strength": 1.0, "content_weight": 1, "style_weight": 12},
+        "loss": {"network": "vgg19-gatys"},
+    },
+}
 
 
 @pytest.mark.parametrize(
@@ -39,6 +69,115 @@ def test_the_card_says_what_the_total_is_made_of():
     told = register._card("wave", card, metrics, {"recipe": "laptop"})
     made_of = "the sum of both, of variation (0.125) and of the grid term (0.0625), all weighted"
     assert f"- total: 1.75, {made_of}; 50% of" in told
+
+
+class Stage:
+    """The style `wave` in a project's data/, and the stage that registers it."""
+
+    def __init__(self, root, capsys):
+        self.root, self.capsys = root, capsys
+        self.models, self.results = root / "data/models/wave", root / "data/results/wave"
+        for name in register.RESULTS:
+            files.write(self.results / name, name.encode())
+        self.evaluated = report.page(
+            "wave",
+            [Score("a.jpg", 64, 64, dict.fromkeys(evaluation.NUMBERS, 0.5))],
+            Anchor([2.0, 1.0], 1.5),
+            sheet=b"a sheet",
+            curve=b"a curve",
+        )
+        files.write(self.results / "evaluation.html", self.evaluated)
+
+    def train(self, seed=0, judged_by="x", **metrics):
+        torch.manual_seed(seed)
+        network = TransformerNetwork(width=2, blocks=1)
+        checkpoint.save(self.models, network, style="wave", training=TRAINING)
+        files.write_json(self.models / "run.json", {"run_id": "lost"})
+        files.write_rows(self.models / "loss.csv", [{"step": 10, "total": 1.0}])
+        files.write_json(self.results / "metrics.json", METRICS | metrics)
+        files.write_json(
+            self.results / "judged_by.json", {"sha256": judged_by, "parts": {"size": judged_by}}
+        )
+
+    def limit(self, **limits):
+        values = yaml.safe_load((self.root / "params.yaml").read_text())
+        values["gate"] |= limits
+        (self.root / "params.yaml").write_text(yaml.safe_dump(values))
+
+    def sweep(self, relative_style):
+        """As a sweep leaves it, with what the network scored at its own strength."""
+        points = [{"strength": 1.0, "style": relative_style}]
+        files.write_json(self.results / "tradeoff.json", points)
+        files.write(self.results / "tradeoff.jpg", b"a trade-off")
+
+    def page(self):
+        return (self.results / "index.html").read_bytes()
+
+    def attached(self, folder):
+        """The results that MLflow has of the first version."""
+        run = registry.get("wave", 1).run_id
+        found = Path(store.connect().download_artifacts(run, "results", str(folder)))
+        return {path.name: path.read_bytes() for path in found.iterdir()}
+
+    def run(self):
+        register.main()
+        return self.capsys.readouterr().out
+
+
+@pytest.fixture
+def stage(project, monkeypatch, capsys):
+    shutil.copy(PARAMS, project)
+    monkeypatch.chdir(project)
+    monkeypatch.setattr(register, "style_named", lambda: "wave")
+    return Stage(project, capsys)
+
+
+def test_a_version_is_judged_again_under_the_limits_that_params_yaml_has_now(stage):
+    stage.train()
+    stage.run()
+    stage.train(seed=1, border_ratio=1.25)
+    refused = "version 2 refused: border_ratio 1.25 is above its limit 1.2\n"
+    assert refused in stage.run()
+    assert refused in stage.run()
+    stage.limit(border_ratio=1.3)
+    assert "version 2 passed: no worse than version 1" in stage.run()
+    assert registry.get("wave", 2).aliases == ("champion",)
+
+
+def test_what_cannot_be_compared_says_why_and_what_makes_it_champion(stage):
+    stage.train()
+    stage.run()
+    stage.train(seed=1, judged_by="y")
+    for _ in range(2):
+        assert stage.run().endswith(
+            "register wave: version 2 not compared: version 1 was judged with size x instead of y\n"
+            "register wave: `fnst promote 2 --style wave` makes it champion\n"
+        )
+    registry.promote("wave", 2)
+    assert "fnst promote" not in stage.run()
+
+
+def test_what_a_sweep_drew_is_on_the_page_and_in_mlflow_and_evaluates_page_stays_as_it_was(
+    stage, tmp_path
+):
+    stage.train(relative_style=0.2)
+    stage.run()
+    assert stage.page() == stage.evaluated
+    stage.sweep(relative_style=0.2)
+    stage.run()
+    assert stage.page() == report.with_trade_off(stage.evaluated, b"a trade-off")
+    assert (stage.results / "evaluation.html").read_bytes() == stage.evaluated
+    attached = stage.attached(tmp_path)
+    assert attached["tradeoff.jpg"] == b"a trade-off"
+    assert attached["index.html"] == stage.page()
+
+
+def test_what_a_sweep_drew_of_another_network_is_dropped(stage):
+    stage.train(relative_style=0.2)
+    stage.sweep(relative_style=0.3)
+    stage.run()
+    assert stage.page() == stage.evaluated
+    assert not list(stage.results.glob("tradeoff.*"))
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,63 @@ def test_where_the_champion_was_deleted_limits_hold_for_the_next(project, tmp_pa
     assert champion() == 4
 
 
+WIDER = LIMITS | {"border_ratio": 1.3}
+
+
+def judged_again(number, limits=WIDER):
+    version = registry.get("wave", number)
+    assert version.verdict_under(LIMITS) == version.verdict
+    assert version.verdict_under(limits) is None
+    verdict = registry.judge(version, limits)
+    version = registry.get("wave", number)
+    assert version.verdict_under(limits) == verdict
+    assert version.card.count("## Gate") == 1
+    return verdict
+
+
+def test_under_other_limits_a_version_is_judged_again(project, tmp_path):
+    judged(tmp_path)
+    assert not judged(tmp_path, seed=1, border_ratio=1.25).passed
+    assert judged_again(2).passed
+    assert champion() == 2
+
+
+def test_under_other_limits_a_champion_stays_one_and_its_shortcomings_are_told_anew(
+    project, tmp_path
+):
+    judged(tmp_path, border_ratio=1.4)
+    verdict = judged_again(1)
+    assert str(verdict).endswith("of its style, although border_ratio 1.4 is above its limit 1.3")
+    assert champion() == 1
+    assert str(verdict) in registry.get("wave", 1).card
+
+
+def test_a_version_whose_run_is_gone_is_judged_again_without_it(project, tmp_path):
+    judged(tmp_path)
+    store.connect().delete_run(registry.get("wave", 1).run_id)
+    assert judged_again(1).passed
+
+
+def test_under_other_limits_a_forced_version_stays_forced(project, tmp_path):
+    judged(tmp_path)
+    judged(tmp_path, seed=1, border_ratio=1.25)
+    forced = registry.promote("wave", 2, force=True).forced
+    assert str(judged_again(2)) == "passed: it is the champion already"
+    assert registry.get("wave", 2).forced == forced
+    assert f"Made champion {forced}." in registry.get("wave", 2).card
+    assert champion() == 2
+
+
+def test_a_version_that_somebody_went_back_from_is_not_made_champion_by_other_limits(
+    project, tmp_path
+):
+    judged(tmp_path)
+    judged(tmp_path, seed=1)
+    registry.promote("wave", 1)
+    assert judged_again(2).passed
+    assert champion() == 1
+
+
 def test_who_forces_a_version_is_written_before_it_is_champion(project, tmp_path, monkeypatch):
     judged(tmp_path)
     judged(tmp_path, seed=1, total=9.0)
@@ -217,7 +274,7 @@ def test_the_same_weights_measured_anew_have_the_new_numbers(project, tmp_path):
     assert not registry.holds(refused, {"total": 9.0}, "y")
     assert not registry.holds(refused, {"total": 1.4}, "x")
     again = registry.measured_anew(
-        refused, {"total": 1.4}, "x", "Held-out total 1.4\n\nmore", step=20
+        refused, {"total": 1.4}, {"judged_by": "x"}, "Held-out total 1.4\n\nmore", step=20
     )
     assert again.metrics == {"total": 1.4}
     assert again.verdict is None
@@ -237,7 +294,7 @@ def test_to_measure_anew_is_done_again_after_an_interrupt(project, tmp_path, mon
     with monkeypatch.context() as broken:
         broken.setattr(type(store.connect()), "log_metric", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            registry.measured_anew(version, {"total": 1.4}, "x", "other", step=20)
+            registry.measured_anew(version, {"total": 1.4}, {"judged_by": "x"}, "other", step=20)
     assert not registry.holds(registry.find("wave", weights(tmp_path / "1")), {"total": 1.4}, "x")
 
 
@@ -245,14 +302,16 @@ def test_a_version_whose_run_is_gone_is_measured_anew_without_it(project, tmp_pa
     judged(tmp_path)
     version = registry.get("wave", 1)
     store.connect().delete_run(version.run_id)
-    again = registry.measured_anew(version, {"total": 9.0}, "y", "b", step=20, has_run=False)
+    judge = {"judged_by": "y", "judge.size": "512"}
+    again = registry.measured_anew(version, {"total": 9.0}, judge, "b", step=20, has_run=False)
+    assert again.tags["judge.size"] == "512"
     assert registry.holds(again, {"total": 9.0}, "y")
 
 
 def test_a_champion_measured_anew_stays_one_and_keeps_its_verdict(project, tmp_path):
     verdict = judged(tmp_path, grid_ratio=3.0)
     champion = registry.find("wave", weights(tmp_path / "0"))
-    again = registry.measured_anew(champion, {"total": 9.0}, "y", "other", step=20)
+    again = registry.measured_anew(champion, {"total": 9.0}, {"judged_by": "y"}, "other", step=20)
     assert again.verdict == verdict
     assert again.aliases == ("champion",)
     assert again.card == f"other\n\n## Gate\n\n{verdict}\n"

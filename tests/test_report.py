@@ -72,8 +72,15 @@ def test_pictures_are_inside():
     ]
 
 
-def test_a_trade_off_is_shown_where_one_lies_beside_the_page():
-    assert '<img src="tradeoff.jpg"' in page([score()])
+def test_a_trade_off_is_inside_as_well_once_there_is_one():
+    with_it = report.with_trade_off(page([score()]).encode(), b"a trade-off").decode()
+    held = re.findall(r'src="(.*?)"', with_it)
+    assert all(source.startswith("data:image/") for source in held)
+    assert [base64.b64decode(source.partition(",")[2]) for source in held] == [
+        b"a sheet",
+        b"a curve",
+        b"a trade-off",
+    ]
 
 
 def test_a_trade_off_of_another_network_is_not_kept(tmp_path):

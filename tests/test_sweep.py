@@ -80,6 +80,15 @@ def test_when_dvc_fails_it_is_said_what_was_run(project, capfd):
     assert "you are not inside of a DVC repository" in capfd.readouterr().err
 
 
+def test_the_strength_of_a_point_is_that_of_its_training(project, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sweep, "_dvc", lambda *words: asked.append(words))
+    monkeypatch.setattr(sweep, "_point", lambda style, strength, photo: points(1)[0])
+    sweep.train("indigo-wave", [2.0, 0.12345678])
+    trained = [words[3].partition("=")[2] for words in asked if words[0] == "exp"]
+    assert trained == ["0.12345678", "2"]
+
+
 def test_params_are_as_they_were_after_an_interrupt(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("strength: 1  # mine\n")
