@@ -9,10 +9,11 @@ References:
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -261,17 +262,12 @@ def load_state(path: Path, learner: Learner, *, fingerprint: str) -> Progress | 
     """
     if not path.exists():
         return None
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            saved = json.loads(file.metadata()["fnst"])
-            if saved.pop("fingerprint") != fingerprint:
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            unreported = tensors.pop(UNREPORTED)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise TrainingError(
-            f"{path} is damaged, so this training cannot go on; delete it to begin anew."
-        ) from error
+    with _opened(path) as file:
+        saved = json.loads(file.metadata()["fnst"])
+        if saved.pop("fingerprint") != fingerprint:
+            return None
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        unreported = tensors.pop(UNREPORTED)
     learner.network.load_state_dict(_below(tensors, "network."))
     state: dict[int, dict[str, Tensor]] = {}
     parameters = list(learner.network.parameters())
@@ -282,6 +278,30 @@ def load_state(path: Path, learner: Learner, *, fingerprint: str) -> Progress | 
     learner.meter.sums.copy_(unreported)
     learner.renew()
     return Progress(**saved)
+
+
+def fingerprint_of(path: Path) -> str | None:
+    """Which training a state belongs to; None when there is no state.
+
+    Raises:
+        TrainingError: when the file is damaged.
+    """
+    if not path.exists():
+        return None
+    with _opened(path) as file:
+        return str(json.loads(file.metadata()["fnst"])["fingerprint"])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A state's file, which is damaged where the block does not find in it what it looks for."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            yield file
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise TrainingError(
+            f"{path} is damaged, so this training cannot go on; delete it to begin anew."
+        ) from error
 
 
 def _laid_out_as(value: Tensor, parameter: Tensor) -> Tensor:

@@ -132,8 +132,8 @@ def _train(name: str, wanted: params.Params) -> None:
     start = journal.resume(parts.learner, noted=_noted())
     if journal.aside:
         print(
-            f"train {name}: {journal.folder} was of other params, photographs or code, so this "
-            f"training begins anew; the other is kept in {journal.aside}",
+            f"train {name}: {journal.folder} was of other params, photographs or code; it waits in "
+            f"{journal.aside} until they are back",
             flush=True,
         )
     if start:

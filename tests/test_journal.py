@@ -1,5 +1,6 @@
 """What an interrupted training finds again, and what a finished one leaves."""
 
+import os
 import time
 
 import pytest
@@ -109,9 +110,8 @@ def test_the_curve_is_on_disk_before_the_state_that_vouches_for_it(folder, parts
 
 
 def test_what_another_training_left_is_not_continued_but_set_aside(folder, parts):
-    for fingerprint in ("older", "old"):
-        kept(folder, parts, steps=3, upto=3, fingerprint=fingerprint).run_id = fingerprint
-        (folder / "samples" / "step-000003.jpg").write_bytes(b"picture")
+    kept(folder, parts, steps=3, upto=3, fingerprint="old").run_id = "old"
+    (folder / "samples" / "step-000003.jpg").write_bytes(b"picture")
     book = Journal(folder, "new")
     assert book.resume(parts) == 0
     assert book.rows == []
@@ -119,6 +119,25 @@ def test_what_another_training_left_is_not_continued_but_set_aside(folder, parts
     assert [path.name for path in folder.rglob("*")] == ["samples"]
     assert Journal(book.aside, "old").resume(parts) == 3
     assert Journal(book.aside, "old").run_id == "old"
+
+
+def test_a_training_whose_params_are_back_goes_on(folder, parts, fresh):
+    kept(folder, parts, steps=3, upto=3, fingerprint="first").run_id = "run"
+    kept(folder, parts, steps=1, upto=1, fingerprint="tried")
+    book = Journal(folder, "first")
+    assert book.resume(fresh()) == 3
+    assert book.run_id == "run"
+    assert Journal(folder, "tried").resume(fresh()) == 1
+
+
+def test_so_many_trainings_wait_and_no_more(folder, parts, fresh):
+    names = [f"{number}-of-many" for number in range(journal.ASIDE + 2)]
+    for age, name in enumerate(names):
+        kept(folder, parts, steps=1, upto=1, fingerprint=name)
+        os.utime(folder / journal.STATE, (age, age))
+    Journal(folder, "new").resume(fresh())
+    waiting = sorted(path.name for path in folder.parent.iterdir() if path != folder)
+    assert waiting == [f"wave.partial.{name[:8]}" for name in names[2:]]
 
 
 # --- going back -----------------------------------------------------------------------------------
@@ -264,7 +283,7 @@ def test_what_was_finished_and_noted_or_of_another_kind_is_not_taken_up(
 ):
     kept(folder, parts, steps=1, upto=1, fingerprint="older")
     finished(folder, parts, tmp_path / "wave", noted="the last")
-    aside = folder.with_name(f"{folder.name}.old")
+    aside = folder.with_name(f"{folder.name}.older")
     assert Journal(aside, "older").resume(fresh()) == 1
     again = Journal(folder, fingerprint)
     assert again.resume(fresh(), noted=noted) == 0
