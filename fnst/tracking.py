@@ -125,7 +125,7 @@ def record(
     try:
         yield run
         status = "FINISHED"
-    except SystemExit:  # stopped by its user, to be resumed
+    except (SystemExit, KeyboardInterrupt):  # stopped by its user, to be resumed
         status = "KILLED"
         raise
     finally:

@@ -124,7 +124,7 @@ def _train(name: str, wanted: params.Params) -> None:
     fingerprint = _fingerprint(described | hashes | computed)
     journal = Journal(DATA / "models" / f"{name}.partial", fingerprint)
     if distributed.rank():
-        if _learn_safely(name, parts, journal) < parts.steps:
+        if _learn_safely(name, parts, journal)[1]:
             sys.exit(130)
         return
     shown = {**described, "photos": asdict(wanted.chosen.photos)}
@@ -150,7 +150,7 @@ def _train(name: str, wanted: params.Params) -> None:
     ):
         journal.run_id = tracked.id
         teller = Teller(parts, journal, tracked, update)
-        step = _learn_safely(name, parts, journal, teller, start)
+        step, stopped = _learn_safely(name, parts, journal, teller, start)
         if step < parts.steps:
             print(f"train {name}: stopped after step {step}; `dvc repro` goes on from there.")
             sys.exit(130)
@@ -174,6 +174,8 @@ def _train(name: str, wanted: params.Params) -> None:
         f"content {summary['content']:.3f}, style {summary['style']:.3f}"
     )
     print(f"train {name}: model, loss curve and samples in {DATA / 'models' / name}/")
+    if stopped:  # in the last step, or since
+        sys.exit(130)
 
 
 def _noted() -> str | None:
@@ -274,25 +276,30 @@ class Teller:
 
 def _learn_safely(
     name: str, parts: Parts, journal: Journal, teller: Teller | None = None, start: int = 0
-) -> int:
-    """Train until the last step or an interrupt; where it diverges, go back and try again."""
-    interrupts = _interrupts()
-    if teller and not start:
-        journal.keep(parts.learner, 0, good=True)  # somewhere to go back to
-    while True:
-        start = _agreed(start, parts, journal)
-        try:
-            return _learn(parts, journal, teller, start, interrupts)
-        except DivergedError as reason:
-            if not teller:
-                continue
-            start = journal.go_back(parts.learner, reason)
-            teller.tracked.forget(start)  # those steps will come again
-            print(
-                f"train {name}: {reason}; going on after step {start} with the learning rate "
-                f"times {journal.caution:g}",
-                flush=True,
-            )
+) -> tuple[int, bool]:
+    """Train until the last step or an interrupt; where it diverges, go back and try again.
+
+    Returns:
+        The number of steps done, and whether there was an interrupt.
+    """
+    with _interrupts() as caught:
+        if teller and not start:
+            journal.keep(parts.learner, 0, good=True)  # somewhere to go back to
+        while True:
+            start = _agreed(start, parts, journal)
+            try:
+                step = _learn(parts, journal, teller, start, caught)
+                return step, bool(caught) or step < parts.steps
+            except DivergedError as reason:
+                if not teller:
+                    continue
+                start = journal.go_back(parts.learner, reason)
+                teller.tracked.forget(start)  # those steps will come again
+                print(
+                    f"train {name}: {reason}; going on after step {start} with the learning rate "
+                    f"times {journal.caution:g}",
+                    flush=True,
+                )
 
 
 def _agreed(start: int, parts: Parts, journal: Journal) -> int:
@@ -371,18 +378,25 @@ def _datasets(size: int, digest: str) -> list[tracking.Dataset]:
     ]
 
 
-def _interrupts() -> Sequence[int]:
-    """Signals that asked for an end; the loop stops between two steps, a second signal at once."""
+@contextmanager
+def _interrupts() -> Iterator[Sequence[int]]:
+    """Signals that ask for an end while the block lasts; the second one ends at once."""
     caught: list[int] = []
 
     def remember(number: int, frame: object) -> None:
         caught.append(number)
-        if not distributed.is_launched():  # torchrun kills by itself, after half a minute
-            signal.signal(number, signal.SIG_DFL)
+        if distributed.is_launched():
+            return  # torchrun kills by itself, after half a minute
+        ends = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, ends)
+        os.write(2, b"\nstopping after this step; once more ends at once\n")
 
-    signal.signal(signal.SIGINT, remember)
-    signal.signal(signal.SIGTERM, remember)
-    return caught
+    before = {n: signal.signal(n, remember) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _summary(journal: Journal, batch_size: int) -> dict[str, float]:

@@ -55,7 +55,7 @@ def test_a_run_that_was_interrupted_goes_on_as_one(project):
     with contextlib.suppress(KeyboardInterrupt), record() as first:
         first.log(10, {"total": 2.0})
         raise KeyboardInterrupt
-    assert store.connect().get_run(first.id).info.status == "FAILED"
+    assert store.connect().get_run(first.id).info.status == "KILLED"
     with record(run_id=first.id) as second:
         second.log(20, {"total": 1.0})
     assert (first.is_new, second.is_new, second.id) == (True, False, first.id)

@@ -206,6 +206,34 @@ def test_a_training_that_diverges_at_once_goes_back_to_the_very_beginning(folder
     assert curve(book)[-1]["step"] == 30
 
 
+# --- interrupts -----------------------------------------------------------------------------------
+
+
+def test_the_first_interrupt_says_what_happens_and_the_second_ends_at_once(capfd):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with train._interrupts() as caught:
+        signal.raise_signal(signal.SIGINT)
+        assert caught == [signal.SIGINT]
+        assert "stopping after this step; once more ends at once\n" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def interrupt_at(step):
+    """What is watched by somebody who presses Ctrl-C after this step."""
+    return lambda done, note="": done == step and signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("pressed", "ended"), [(6, (6, True)), (9, (9, True)), (99, (9, False))])
+def test_an_interrupt_is_not_forgotten_even_in_the_last_step(folder, pressed, ended):
+    made = parts(folder, steps=9)
+    book = Journal(folder / "wave.partial", "a")
+    start = book.resume(made.learner)
+    teller = train.Teller(made, book, Nowhere(), interrupt_at(pressed))
+    assert train._learn_safely("wave", made, book, teller, start) == ended
+
+
 # --- what belongs to one training -----------------------------------------------------------------
 
 
