@@ -240,11 +240,12 @@ class Teller:
         self, parts: Parts, journal: Journal, tracked: tracking.Run, update: Update
     ) -> None:
         self.parts, self.journal, self.tracked, self.update = parts, journal, tracked, update
-        self.begin(0)
 
     def begin(self, start: int) -> None:
         """Count time and steps from here."""
         self.start, self.began, self.before = start, time.monotonic(), self.journal.seconds
+        self.said = ""
+        self.update(start)
         self.sampled = int(self.journal.rows[-1]["step"]) if self.journal.rows else 0
 
     @property
@@ -259,8 +260,7 @@ class Teller:
         curves = {**asdict(losses), "images_per_second": rate}
         self.journal.rows.append({"step": step, **curves, "seconds": seconds})
         self.tracked.log(step, curves)
-        said = f"{rate:.1f} images/s, content {losses.content:.3f}, style {losses.style:.3f}"
-        self.update(step, said)
+        self.said = f"{rate:.1f} images/s, content {losses.content:.3f}, style {losses.style:.3f}"
         due = step // plan.sample_every > self.sampled // plan.sample_every
         if due or step == self.parts.steps:
             with self.parts.learner.precision():
@@ -342,6 +342,8 @@ def _learn(
     ):
         if teller and losses:
             teller.report(step, losses)
+        if teller:
+            teller.update(step, teller.said)
         due = teller is not None and journal.is_due(good=losses is not None)
         stopping, keeping = distributed.any_of(bool(interrupts), due)
         if keeping or stopping or step == parts.steps:

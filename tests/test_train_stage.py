@@ -156,6 +156,20 @@ def test_twenty_kills_at_random_moments_change_nothing(folder):
     assert [row["step"] for row in curve(killed)] == list(range(3, STEPS + 1, 3))
 
 
+def test_who_watches_hears_of_every_step_and_of_where_it_goes_on(folder):
+    made, book = parts(folder, steps=6), Journal(folder / "wave.partial", "a")
+    heard = []
+    teller = train.Teller(made, book, Nowhere(), lambda step, note="": heard.append((step, note)))
+    start = book.resume(made.learner)
+    train._learn_safely("wave", made, book, teller, start)
+    steps, notes = zip(*heard, strict=True)
+    assert steps == (0, 1, 2, 3, 4, 5, 6)
+    assert [bool(note) for note in notes] == [False] * 3 + [True] * 4
+    heard.clear()
+    teller.begin(4)
+    assert heard == [(4, "")]
+
+
 # --- divergence -----------------------------------------------------------------------------------
 
 
