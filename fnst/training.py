@@ -258,7 +258,7 @@ def load_state(path: Path, learner: Learner, *, fingerprint: str) -> Progress | 
         fingerprint: identifies the training; compared with the one that was saved.
 
     Raises:
-        TrainingError: when the file is damaged.
+        TrainingError: when the file is damaged, or cannot be read.
     """
     if not path.exists():
         return None
@@ -284,7 +284,7 @@ def fingerprint_of(path: Path) -> str | None:
     """Which training a state belongs to; None when there is no state.
 
     Raises:
-        TrainingError: when the file is damaged.
+        TrainingError: when the file is damaged, or cannot be read.
     """
     if not path.exists():
         return None
@@ -298,7 +298,11 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with safetensors.safe_open(path, "pt") as file:
             yield file
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+    except OSError as error:
+        raise TrainingError(
+            f"{path} cannot be read ({error}), so this training cannot go on."
+        ) from error
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
         raise TrainingError(
             f"{path} is damaged, so this training cannot go on; delete it to begin anew."
         ) from error

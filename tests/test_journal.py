@@ -222,6 +222,13 @@ def test_a_damaged_state_is_not_thrown_away_unasked(folder, parts):
     assert (folder / "loss.csv").exists()
 
 
+def test_a_state_that_cannot_be_read_is_not_called_damaged(folder, parts):
+    (folder / "state.safetensors").mkdir(parents=True)
+    with pytest.raises(TrainingError, match="cannot be read") as refused:
+        Journal(folder, "a").resume(parts)
+    assert "delete" not in str(refused.value)
+
+
 def test_keeping_is_due_when_enough_work_would_be_lost(folder, parts, monkeypatch):
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
