@@ -7,6 +7,7 @@ what there is to tell and keep.
 
 import hashlib
 import json
+import math
 import os
 import signal
 import sys
@@ -164,8 +165,8 @@ def _train(name: str, wanted: params.Params) -> None:
         "lineage": lineage,
         **hashes,
     }
-    checkpoint.save(DATA / "models" / name, parts.network, style=name, training=history)
     summary = _summary(journal, parts.plan.batch_size)
+    checkpoint.save(DATA / "models" / name, parts.network, style=name, training=history)
     files.write_json(DATA / "results" / name / "train.json", summary)
     journal.finish(DATA / "models" / name)
     print(
@@ -338,7 +339,7 @@ def _learn(
             plan.learning_rate * journal.caution, warmup=plan.warmup_steps, steps=parts.steps
         ),
         report_every=plan.log_every,
-        first=journal.rows[0]["total"] if journal.rows else None,
+        lowest=min((row["total"] for row in journal.rows), default=math.inf),
     ):
         if teller and losses:
             teller.report(step, losses)
@@ -402,7 +403,16 @@ def _interrupts() -> Iterator[Sequence[int]]:
 
 
 def _summary(journal: Journal, batch_size: int) -> dict[str, float]:
-    """What the training came to: time, rate, memory, and the losses of its last tenth."""
+    """What the training came to: time, rate, memory, and the losses of its last tenth.
+
+    Raises:
+        TrainingError: when nothing was ever reported.
+    """
+    if not journal.rows:
+        raise TrainingError(
+            "nothing was learnt, because every crop of a photograph was of one colour; expected "
+            "photographs in which there is something."
+        )
     last = journal.rows[-max(1, len(journal.rows) // 10) :]
     end = journal.rows[-1]
     return {

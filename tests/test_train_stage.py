@@ -248,6 +248,11 @@ def test_an_interrupt_is_not_forgotten_even_in_the_last_step(folder, pressed, en
     assert train._learn_safely("wave", made, book, teller, start) == ended
 
 
+def test_where_no_photograph_teaches_anything_it_is_said(tmp_path):
+    with pytest.raises(TrainingError, match="every crop of a photograph was of one colour"):
+        train._summary(Journal(tmp_path, "a"), 1)
+
+
 # --- what belongs to one training -----------------------------------------------------------------
 
 
