@@ -138,6 +138,59 @@ def test_points_that_were_not_sent_can_be_taken_back(project):
     assert curve(run.id, "total") == [(10, 0.1), (20, 7.0)]
 
 
+class Broken:
+    """A client whose store answers, or does not, as it is told; what it was given."""
+
+    def __init__(self):
+        self.error, self.tries, self.points, self.pictures = None, 0, [], []
+
+    def answer(self):
+        self.tries += 1
+        if self.error:
+            raise self.error
+
+    def log_batch(self, run_id, metrics):
+        self.answer()
+        self.points += [(metric.step, metric.value) for metric in metrics]
+
+    def log_image(self, run_id, pixels, *, key, step):
+        self.answer()
+        self.pictures.append((key, step, pixels.shape))
+
+
+class ClientError(Exception):
+    """Of a library that MLflow uses, such as botocore's."""
+
+
+def test_whatever_a_store_raises_the_training_goes_on_and_it_is_said_once(project, caplog):
+    run = tracking.Run("a", Broken(), is_new=True)
+    run.client.error = ClientError("access denied")
+    for step in (10, 20):
+        run.log(step, {"total": 1.0})
+        run.flush()
+    assert [record.message.split(": ")[1] for record in caplog.records] == [
+        "access denied; going on, and trying again now and then."
+    ]
+    run.client.error = None
+    run.flush()
+    assert run.client.points == [(10, 1.0), (20, 1.0)]
+
+
+def test_a_picture_waits_while_the_store_is_away_and_is_sent_when_it_is_back(project, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    run = tracking.Run("a", Broken(), is_new=True)
+    run.client.error = OSError("gone")
+    for step in (10, 20, 30):
+        run.picture(torch.zeros(1, 3, 4, 6), key="sample", step=step)
+    assert run.client.tries == 1
+    run.forget(20)
+    run.client.error = None
+    now += 2 * tracking.FLUSH_SECONDS + 1
+    run.log(20, {"total": 1.0})
+    assert run.client.pictures == [("sample", step, (4, 6, 3)) for step in (10, 20)]
+
+
 def test_a_store_that_is_away_at_the_start_is_an_error(project, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_port()}")
     with pytest.raises(RegistryError, match="does not answer"), record():
