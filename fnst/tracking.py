@@ -48,6 +48,19 @@ class Run:
         if time.monotonic() - self._flushed > self._pause:
             self.flush()
 
+    def fill(self, rows: Sequence[Mapping[str, float | int]]) -> None:
+        """Add what the run lacks of a training's curve: after a kill, or with another store, much.
+
+        Args:
+            rows: step, seconds, and the values that ``log`` was given, among them the total.
+        """
+        with self.forgiven():
+            has = {point.step for point in self.client.get_metric_history(self.id, "total")}
+            for row in rows:
+                values = {key: row[key] for key in row if key not in ("step", "seconds")}
+                if row["step"] not in has:
+                    self.log(int(row["step"]), values)
+
     def picture(self, image: Image, *, key: str, step: int) -> None:
         """Add a picture to the run's image grid."""
         pixels = image[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).to(torch.uint8)
@@ -141,6 +154,11 @@ def record(
         raise
     finally:
         run.flush()
+        if run._rows:
+            log.warning(
+                "The last %d points of the curves are not in MLflow; `dvc repro` adds them.",
+                len(run._rows),
+            )
         with run.forgiven():
             mlflow.end_run(status)
 

@@ -150,6 +150,7 @@ def _train(name: str, wanted: params.Params) -> None:
         watch(f"train {name}", parts.steps) as update,
     ):
         journal.run_id = tracked.id
+        tracked.fill(journal.rows)
         teller = Teller(parts, journal, tracked, update)
         step, stopped = _learn_safely(name, parts, journal, teller, start)
         if step < parts.steps:

@@ -138,6 +138,30 @@ def test_points_that_were_not_sent_can_be_taken_back(project):
     assert curve(run.id, "total") == [(10, 0.1), (20, 7.0)]
 
 
+def test_a_curve_with_holes_is_filled_from_what_the_training_kept(project):
+    with record() as run:
+        for step in (10, 30):
+            run.log(step, {"total": 1 / step})
+    rows = [{"step": float(s), "total": 1 / s, "seconds": 9.0} for s in (10, 20, 30, 40)]
+    for wanted in (run.id, "f" * 32):  # and where the store has lost it, all of it
+        with record(run_id=wanted) as again:
+            again.fill(rows)
+        expected = [(step, 1 / step) for step in (10, 20, 30, 40)]
+        assert sorted(curve(again.id, "total")) == expected
+        assert curve(again.id, "seconds") == []
+
+
+def test_points_that_are_missing_in_the_end_are_said(project, caplog):
+    with record() as run:
+        run.log(10, {"total": 1.0})
+        run.client = Broken()
+        run.client.error = OSError("gone")
+    assert "The last 1 points of the curves are not in MLflow" in caplog.text
+    with record(run_id=run.id) as again:
+        again.fill([{"step": 10, "total": 1.0, "seconds": 1.0}])
+    assert curve(again.id, "total") == [(10, 1.0)]
+
+
 class Broken:
     """A client whose store answers, or does not, as it is told; what it was given."""
 
