@@ -35,7 +35,7 @@ class Journal:
         self.folder = folder
         self.fingerprint = fingerprint
         self.rows: list[dict[str, float]] = []
-        self.setbacks = 0
+        self.step = self.setbacks = 0  # of the state that is kept
         self.aside: Path | None = None  # where the state of another training was put
         self.seconds = 0.0  # spent on training until the last state was kept
         self._kept = self._kept_good = time.monotonic()
@@ -67,7 +67,9 @@ class Journal:
             self._change_places()
             step = self._take_up(STATE, learner)
         self.samples.mkdir(parents=True, exist_ok=True)
-        if step is None and noted is not None:
+        for begun in self.folder.rglob(".*"):  # by a process that was killed while it wrote
+            begun.unlink()
+        if noted is not None and not (self.folder / NOTED).exists():
             files.write(self.folder / NOTED, noted.encode())
         return step or 0
 
@@ -91,8 +93,9 @@ class Journal:
         if found is None:
             return None
         rows = files.read_numbers(self.folder / CURVE)
-        self.rows = [row for row in rows if row["step"] <= found.step]
-        self.setbacks = found.setbacks
+        # whole numbers, or six digits would be left of them
+        self.rows = [{**r, "step": int(r["step"])} for r in rows if r["step"] <= found.step]
+        self.step, self.setbacks = found.step, found.setbacks
         self.seconds = files.read_json(self.folder / CLOCK)["seconds"]
         return found.step
 
@@ -162,6 +165,7 @@ class Journal:
         progress = Progress(step, self.setbacks)
         for name in (STATE, GOOD) if good else (STATE,):
             training.save_state(self.folder / name, learner, progress, fingerprint=self.fingerprint)
+        self.step = step
         self._kept = time.monotonic()
         self._kept_good = self._kept if good else self._kept_good
 

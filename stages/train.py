@@ -154,7 +154,9 @@ def _train(name: str, wanted: params.Params) -> None:
         teller = Teller(parts, journal, tracked, update)
         step, stopped = _learn_safely(name, parts, journal, teller, start)
         if step < parts.steps:
-            print(f"train {name}: stopped after step {step}; `dvc repro` goes on from there.")
+            print(
+                f"train {name}: stopped after step {journal.step}; `dvc repro` goes on from there."
+            )
             sys.exit(130)
 
     history = {
@@ -295,6 +297,7 @@ def _learn_safely(
             except DivergedError as reason:
                 if not teller:
                     continue
+                journal.seconds = teller.seconds
                 start = journal.go_back(parts.learner, reason)
                 teller.tracked.forget(start)  # those steps will come again
                 print(

@@ -86,6 +86,7 @@ def test_what_is_no_number_is_not_kept(folder, parts, fresh):
     book = kept(folder, parts, steps=4, upto=4)
     parts.step(torch.full((1, 3, 16, 16), float("nan")), 0.01)
     book.keep(parts, 5, good=True)
+    assert book.step == 4  # which is what a training that is stopped here can say
     assert Journal(folder, "a").resume(fresh()) == 4
 
 
@@ -95,6 +96,26 @@ def test_rows_after_the_kept_step_are_cut_off(folder, parts):
     book = Journal(folder, "a")
     assert book.resume(parts) == 5
     assert [entry["step"] for entry in book.rows] == [1, 2, 3, 4, 5]
+
+
+def test_a_resumed_curve_keeps_all_digits_of_its_steps(folder, parts):
+    book = Journal(folder, "a")
+    book.rows = [{**row(1), "step": 1_234_567}]
+    book.keep(parts, 1_234_567, good=True)
+    for _ in range(2):
+        book = Journal(folder, "a")
+        assert book.resume(parts) == book.step == 1_234_567
+        assert [entry["step"] for entry in book.rows] == [1_234_567]
+        book.keep(parts, 1_234_567, good=True)
+
+
+def test_what_a_kill_left_half_written_is_removed(folder, parts):
+    book = kept(folder, parts, steps=4, upto=4)
+    for whole in (folder / "state.safetensors", book.samples / "step-000004.jpg"):
+        whole.with_name(f".{whole.name}.abc123").write_bytes(b"half")
+    assert Journal(folder, "a").resume(parts) == 4
+    assert not list(folder.rglob(".*"))
+    assert (folder / "state.safetensors").exists()
 
 
 def test_the_curve_is_on_disk_before_the_state_that_vouches_for_it(folder, parts, monkeypatch):
@@ -280,6 +301,16 @@ def test_what_was_finished_can_be_finished_again_where_nobody_took_note(
     assert again.resume(fresh(), noted="the last") == 2
     again.finish(tmp_path / "other")
     assert files.read_json(tmp_path / "other" / "run.json") == {"run_id": "run"}
+
+
+def test_a_training_begun_by_hand_takes_note_where_dvc_goes_on_with_it(
+    folder, parts, fresh, tmp_path
+):
+    kept(folder, parts, steps=1, upto=1)
+    for noted in ("the last", "another"):  # the first one counts
+        Journal(folder, "a").resume(parts, noted=noted)
+    finished(folder, parts, tmp_path / "wave", noted=None)
+    assert Journal(folder, "a").resume(fresh(), noted="the last") == 2
 
 
 @pytest.mark.parametrize(

@@ -173,14 +173,15 @@ def test_who_watches_hears_of_every_step_and_of_where_it_goes_on(folder):
 # --- divergence -----------------------------------------------------------------------------------
 
 
-def poison(made, monkeypatch, times, step):
-    """Let the batch of one step be no numbers, the first so many times that it is drawn."""
+def poison(made, monkeypatch, times, step, pause=0.0):
+    """Let the batch of one step be no numbers, and come late, the first times that it is drawn."""
     batches, left = type(made.photos).batches, [times]
 
     def drawn(self, *, start=0, **options):
         for number, batch in enumerate(batches(self, start=start, **options), start=start + 1):
             if number == step and left[0]:
                 left[0] -= 1
+                time.sleep(pause)
                 batch = torch.full_like(batch, float("nan"))
             yield batch
 
@@ -189,7 +190,7 @@ def poison(made, monkeypatch, times, step):
 
 def test_a_training_that_diverges_goes_back_and_ends_well(folder, monkeypatch, capsys):
     made = parts(folder, steps=30)
-    poison(made, monkeypatch, times=2, step=20)
+    poison(made, monkeypatch, times=2, step=20, pause=1.0)
     monkeypatch.setattr(journal, "KEEP_SECONDS", 0.0)
     tracked = Nowhere()
     book = learn(folder, "wave.partial", made, tracked)
@@ -197,6 +198,7 @@ def test_a_training_that_diverges_goes_back_and_ends_well(folder, monkeypatch, c
     assert tracked.kept == 18  # what was told of later steps is taken back
     assert all(weights.isfinite().all() for weights in made.network.parameters())
     assert [row["step"] for row in curve(book)] == list(range(3, 31, 3))
+    assert book.seconds > 2 * 1.0  # what was in vain counts too
     said = capsys.readouterr().out.splitlines()
     assert said == [
         "train wave: the loss was nan at step 21: expected a number; going on after step 18 with "
