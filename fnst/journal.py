@@ -1,8 +1,8 @@
 """What a training keeps on disk while it runs, so that an interrupt loses seconds, not hours.
 
 A folder with the state (weights, optimizer, step), the loss curve, the samples and the id of the
-MLflow run. All of it is set aside when it belongs to another training, and moved to its final place
-when the training is done.
+MLflow run. All of it is set aside while another training takes its place, and moved to its final
+place when the training is done.
 """
 
 import shutil
@@ -19,6 +19,7 @@ CLOCK = "clock.json"
 NOTED = "noted.txt"  # what was known elsewhere of this style when the training began
 
 KEEP_SECONDS = 20.0  # of work that an interrupt may cost at most
+ASIDE = 3  # trainings that wait, the newest ones; each takes about 40 MB
 SETBACKS = 3  # returns to the last state, each with half the learning rate, before giving up
 
 
@@ -34,7 +35,7 @@ class Journal:
         self.folder = folder
         self.fingerprint = fingerprint
         self.rows: list[dict[str, float]] = []
-        self.setbacks = 0
+        self.step = self.setbacks = 0  # of the state that is kept
         self.aside: Path | None = None  # where the state of another training was put
         self.seconds = 0.0  # spent on training until the last state was kept
         self._kept = self._kept_good = time.monotonic()
@@ -63,9 +64,12 @@ class Journal:
         shutil.rmtree(self._finished, ignore_errors=True)
         step = self._take_up(STATE, learner)
         if step is None:
-            self._set_aside()
+            self._change_places()
+            step = self._take_up(STATE, learner)
         self.samples.mkdir(parents=True, exist_ok=True)
-        if step is None and noted is not None:
+        for begun in self.folder.rglob(".*"):  # by a process that was killed while it wrote
+            begun.unlink()
+        if noted is not None and not (self.folder / NOTED).exists():
             files.write(self.folder / NOTED, noted.encode())
         return step or 0
 
@@ -89,18 +93,28 @@ class Journal:
         if found is None:
             return None
         rows = files.read_numbers(self.folder / CURVE)
-        self.rows = [row for row in rows if row["step"] <= found.step]
-        self.setbacks = found.setbacks
+        # whole numbers, or six digits would be left of them
+        self.rows = [{**r, "step": int(r["step"])} for r in rows if r["step"] <= found.step]
+        self.step, self.setbacks = found.step, found.setbacks
         self.seconds = files.read_json(self.folder / CLOCK)["seconds"]
         return found.step
 
-    def _set_aside(self) -> None:
-        """Keep what another training left, under another name, until the next one is set aside."""
-        if (self.folder / STATE).exists():
-            self.aside = self.folder.with_name(f"{self.folder.name}.old")
+    def _change_places(self) -> None:
+        """Set aside what another training left, and take back what this one had to leave."""
+        other = training.fingerprint_of(self.folder / STATE)
+        if other is not None:
+            self.aside = self._aside(other)
             shutil.rmtree(self.aside, ignore_errors=True)
             self.folder.rename(self.aside)
         shutil.rmtree(self.folder, ignore_errors=True)
+        if self._aside(self.fingerprint).exists():
+            self._aside(self.fingerprint).rename(self.folder)
+        waiting = list(self.folder.parent.glob(f"{self.folder.name}.*/{STATE}"))
+        for state in sorted(waiting, key=lambda state: state.stat().st_mtime)[:-ASIDE]:
+            shutil.rmtree(state.parent)
+
+    def _aside(self, fingerprint: str) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.{fingerprint[:8]}")
 
     @property
     def caution(self) -> float:
@@ -151,6 +165,7 @@ class Journal:
         progress = Progress(step, self.setbacks)
         for name in (STATE, GOOD) if good else (STATE,):
             training.save_state(self.folder / name, learner, progress, fingerprint=self.fingerprint)
+        self.step = step
         self._kept = time.monotonic()
         self._kept_good = self._kept if good else self._kept_good
 

@@ -21,6 +21,9 @@ from rich.progress import (
 # Where nobody watches, in a log or under CI, a line this often says that work goes on.
 LINE_SECONDS = 15.0
 
+# The time left follows from as much of the past: steps may be longer than rich's own half a minute.
+RATE_SECONDS = 600.0
+
 # What is over sooner needs no bar.
 PATIENCE_SECONDS = 3.0
 
@@ -58,7 +61,7 @@ def _bar(console: Console, title: str, total: int | None) -> Iterator[Update]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=console, speed_estimate_period=RATE_SECONDS) as bar:
         task = bar.add_task(title, total=total, note="")
 
         def update(done: int, note: str = "") -> None:
@@ -70,14 +73,14 @@ def _bar(console: Console, title: str, total: int | None) -> Iterator[Update]:
 @contextmanager
 def _lines(console: Console, title: str, total: int | None) -> Iterator[Update]:
     began = last = time.monotonic()
-    first: int | None = None
+    first = latest = -1
 
     def update(done: int, note: str = "") -> None:
-        nonlocal began, last, first
+        nonlocal began, last, first, latest
         now = time.monotonic()
-        first = done if first is None else first  # a resumed work does not begin at zero
-        if done < first:  # it went back
+        if latest < 0 or done < latest:  # a resumed work does not begin at zero, and it may go back
             first, began = done, now
+        latest = done
         if now - last < LINE_SECONDS and done != total:
             return
         last = now

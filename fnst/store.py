@@ -110,8 +110,13 @@ def asked() -> Iterator[None]:
         from mlflow.exceptions import MlflowException
 
         if isinstance(error, MlflowException | OSError):
-            raise RegistryError(f"The MLflow store at {_shown()}: {_reason(error)}.") from error
+            raise RegistryError(f"{told(error)}.") from error
         raise
+
+
+def told(error: Exception) -> str:
+    """What has gone wrong with the store, for people; without a password that its address has."""
+    return f"The MLflow store at {_shown()}: {_reason(error)}"
 
 
 def experiment_id(client: "MlflowClient") -> str:

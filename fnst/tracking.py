@@ -1,6 +1,7 @@
 """A training as a run in MLflow: parameters, curves, sample pictures, data, lineage."""
 
 import contextlib
+import logging
 import os
 import subprocess
 import time
@@ -19,10 +20,12 @@ from fnst.params import project_root
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+log = logging.getLogger(__name__)
+
 Image = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
 
 # A call to log metrics costs about 13 ms, so rows are kept and sent together. After a failure
-# the pause doubles, because each try at a server that hangs holds up the training.
+# the pause doubles, because each try at a server that hangs holds up the training by 20 seconds.
 FLUSH_SECONDS, LONGEST_PAUSE = 5.0, 600.0
 
 
@@ -34,8 +37,10 @@ class Run:
     client: "MlflowClient"
     is_new: bool  # false for one that an earlier process began
     _rows: list[tuple[int, int, Mapping[str, float]]] = field(default_factory=list)
+    _pictures: list[tuple[Any, str, int]] = field(default_factory=list)
     _flushed: float = field(default_factory=time.monotonic)
     _pause: float = FLUSH_SECONDS
+    _is_warned: bool = False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add a point to each named curve."""
@@ -43,12 +48,33 @@ class Run:
         if time.monotonic() - self._flushed > self._pause:
             self.flush()
 
+    def fill(self, rows: Sequence[Mapping[str, float | int]]) -> None:
+        """Add what the run lacks of a training's curve: after a kill, or with another store, much.
+
+        Args:
+            rows: step, seconds, and the values that ``log`` was given, among them the total.
+        """
+        with self.forgiven():
+            has = {point.step for point in self.client.get_metric_history(self.id, "total")}
+            for row in rows:
+                values = {key: row[key] for key in row if key not in ("step", "seconds")}
+                if row["step"] not in has:
+                    self.log(int(row["step"]), values)
+
+    def picture(self, image: Image, *, key: str, step: int) -> None:
+        """Add a picture to the run's image grid."""
+        pixels = image[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).to(torch.uint8)
+        self._pictures.append((np.ascontiguousarray(pixels.cpu()), key, step))
+        if self._pause == FLUSH_SECONDS or time.monotonic() - self._flushed > self._pause:
+            self.flush()
+
     def forget(self, step: int) -> None:
-        """Leave out the points after this step, of those kept back."""
+        """Leave out what comes after this step, of what is kept back."""
         self._rows = [row for row in self._rows if row[1] <= step]
+        self._pictures = [picture for picture in self._pictures if picture[2] <= step]
 
     def flush(self) -> None:
-        """Send the points kept back; they stay for the next time when the server is away."""
+        """Send what is kept back; it stays for the next time when the server is away."""
         from mlflow.entities import Metric
 
         points = [
@@ -57,20 +83,17 @@ class Run:
             for name, value in values.items()
         ]
         sent = False
-        with forgiven():
+        with self.forgiven():
             for first in range(0, len(points), 1000):  # the API takes no more at once
                 self.client.log_batch(self.id, metrics=points[first : first + 1000])
-            sent = True
-        if sent:
             self._rows.clear()
+            while self._pictures:
+                pixels, key, step = self._pictures[0]
+                self.client.log_image(self.id, pixels, key=key, step=step)
+                del self._pictures[0]
+            sent = True
         self._pause = FLUSH_SECONDS if sent else min(2 * self._pause, LONGEST_PAUSE)
         self._flushed = time.monotonic()
-
-    def picture(self, image: Image, *, key: str, step: int) -> None:
-        """Add a picture to the run's image grid; a store that is away misses it."""
-        pixels = image[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).to(torch.uint8)
-        with forgiven():
-            self.client.log_image(self.id, np.ascontiguousarray(pixels.cpu()), key=key, step=step)
 
     def file(self, path: Path, folder: str | None = None) -> None:
         """Attach a file to the run.
@@ -81,14 +104,15 @@ class Run:
         with store.asked():
             self.client.log_artifact(self.id, str(path), folder)
 
-
-@contextlib.contextmanager
-def forgiven() -> Iterator[None]:
-    """A store that goes away while the block lasts costs what it should have kept, no more."""
-    from mlflow.exceptions import MlflowException
-
-    with contextlib.suppress(MlflowException, OSError):
-        yield
+    @contextlib.contextmanager
+    def forgiven(self) -> Iterator[None]:
+        """A store that goes away while the block lasts costs what it should have kept, no more."""
+        try:
+            yield
+        except Exception as error:  # where artifacts lie, each place has errors of its own
+            if not self._is_warned:
+                log.warning("%s; going on, and trying again now and then.", store.told(error))
+            self._is_warned = True
 
 
 @contextlib.contextmanager
@@ -125,12 +149,17 @@ def record(
     try:
         yield run
         status = "FINISHED"
-    except SystemExit:  # stopped by its user, to be resumed
+    except (SystemExit, KeyboardInterrupt):  # stopped by its user, to be resumed
         status = "KILLED"
         raise
     finally:
         run.flush()
-        with forgiven():
+        if run._rows:
+            log.warning(
+                "The last %d points of the curves are not in MLflow; `dvc repro` adds them.",
+                len(run._rows),
+            )
+        with run.forgiven():
             mlflow.end_run(status)
 
 
@@ -151,7 +180,7 @@ def amend(
     finally:
         run.flush()
         if run.is_new:
-            with forgiven():
+            with run.forgiven():
                 client.set_terminated(run.id)
 
 

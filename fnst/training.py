@@ -9,10 +9,11 @@ References:
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import safetensors
 import safetensors.torch
@@ -29,8 +30,9 @@ from fnst.stylize import has_bf16
 
 Batch = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
 
-# A training that learns stays below its first reported loss; chosen by us, far above any noise.
-EXPLODED = 10.0  # times the first reported total
+# Chosen by us: no report was ever more than 1.2 times the lowest before it, no single photograph's
+# loss twice that of another; a network that paints nothing any more comes to 6 times and beyond.
+EXPLODED = 4.0  # times the lowest total that was reported, or that of the first step
 
 LEVEL = 1 / 255  # what varies by less than a grey level is of one colour
 
@@ -58,22 +60,33 @@ class Meter:
     """The weighted terms, summed up where they are computed until somebody asks for their mean.
 
     Attributes:
-        sums: content, style, variation and grid, each the mean over a batch, and how many batches.
+        sums: content, style, variation and grid, each the mean over a batch, and how many batches;
+            of those photographs that anything is learnt from.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.sums: Float[Tensor, 5] = torch.zeros(5, device=device)
 
-    def add(self, terms: Terms) -> None:
-        """Count a batch."""
+    def add(self, terms: Terms, counts: Float[Tensor, " b"]) -> None:
+        """Take in a batch, each photograph as often as it counts."""
         each = (terms.content, terms.style, terms.variation, terms.grid)
-        means = [term.mean() for term in each]
-        self.sums += torch.stack([*means, torch.ones_like(means[0])]).detach()
+        means = [(term * counts).mean() for term in each]
+        self.sums += torch.stack([*means, counts.mean()]).detach()
 
-    def read(self) -> Losses:
-        """The mean over the batches, of all processes, since the last time; waits for the GPU."""
-        *sums, batches = distributed.average(self.sums).tolist()
+    def read(self) -> Losses | None:
+        """What ``mean`` says, and begin anew."""
+        losses = self.mean()
         self.sums.zero_()
+        return losses
+
+    def mean(self) -> Losses | None:
+        """The mean over the batches, of all processes, since ``read``; waits for the GPU.
+
+        None when no photograph among them counted.
+        """
+        *sums, batches = distributed.average(self.sums.clone()).tolist()
+        if not batches:
+            return None
         return Losses(*(value / batches for value in (*sums, sum(sums))))
 
 
@@ -120,9 +133,10 @@ class Learner:
             stylized = self._forward(photos)
             terms = self.loss(stylized, photos)
         self.optimizer.zero_grad()
-        (terms.total * has_texture(photos)).mean().backward()
+        counts = has_texture(photos)
+        (terms.total * counts).mean().backward()
         self.optimizer.step()
-        self.meter.add(terms)
+        self.meter.add(terms, counts)
 
     def precision(self) -> torch.autocast:
         """For a ``with`` block, in which convolutions are those of the training."""
@@ -138,9 +152,10 @@ def has_texture(photos: Batch) -> Float[Tensor, " b"]:
     """1 for each photograph that anything can be learnt from, 0 for one that is of one colour.
 
     Where nothing varies, every norm divides by the root of its epsilon: the gradients that pass ten
-    of them, 300 times as large after each, are no numbers in the end, though the losses are.
+    of them, 300 times as large after each, are no numbers in the end, though the losses are: some
+    hundred times those of other photographs. What is no number itself is not hidden.
     """
-    return (photos.std((2, 3)).amax(1) > LEVEL).to(photos.dtype)
+    return (~(photos.std((2, 3)).amax(1) <= LEVEL)).to(photos.dtype)
 
 
 def train(
@@ -151,7 +166,7 @@ def train(
     start: int = 0,
     schedule: Schedule,
     report_every: int = 1,
-    first: float | None = None,
+    lowest: float = math.inf,
 ) -> Iterator[tuple[int, Losses | None]]:
     """Make steps, and after each yield its number and, every so often, the losses.
 
@@ -164,21 +179,24 @@ def train(
         start: steps already done.
         schedule: learning rate of each step.
         report_every: steps between two reports; reading losses off a GPU stalls it.
-        first: the total of the training's first report, where that was before ``start``.
+        lowest: the lowest total that was reported until ``start``.
 
     Raises:
         DivergedError: at a report, when the loss, or a weight, is no longer a number, or the loss
-            is more than ten times that of the first.
+            is more than four times the lowest, be it that of the first step.
     """
     learner.network.train()
     for step, batch in enumerate(islice(photos, steps - start), start=start + 1):
         learner.step(batch, schedule(step))
+        if step == 1 and (untaught := learner.meter.mean()):
+            lowest = untaught.total
         if step % report_every and step != steps:
             yield step, None
             continue
         losses = learner.meter.read()
-        first = first or losses.total
-        _check(learner, losses.total, first, step)
+        if losses:
+            _check(learner, losses.total, lowest, step)
+            lowest = min(lowest, losses.total)
         yield step, losses
 
 
@@ -257,21 +275,16 @@ def load_state(path: Path, learner: Learner, *, fingerprint: str) -> Progress | 
         fingerprint: identifies the training; compared with the one that was saved.
 
     Raises:
-        TrainingError: when the file is damaged.
+        TrainingError: when the file is damaged, or cannot be read.
     """
     if not path.exists():
         return None
-    try:
-        with safetensors.safe_open(path, "pt") as file:
-            saved = json.loads(file.metadata()["fnst"])
-            if saved.pop("fingerprint") != fingerprint:
-                return None
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            unreported = tensors.pop(UNREPORTED)
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
-        raise TrainingError(
-            f"{path} is damaged, so this training cannot go on; delete it to begin anew."
-        ) from error
+    with _opened(path) as file:
+        saved = json.loads(file.metadata()["fnst"])
+        if saved.pop("fingerprint") != fingerprint:
+            return None
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        unreported = tensors.pop(UNREPORTED)
     learner.network.load_state_dict(_below(tensors, "network."))
     state: dict[int, dict[str, Tensor]] = {}
     parameters = list(learner.network.parameters())
@@ -282,6 +295,34 @@ def load_state(path: Path, learner: Learner, *, fingerprint: str) -> Progress | 
     learner.meter.sums.copy_(unreported)
     learner.renew()
     return Progress(**saved)
+
+
+def fingerprint_of(path: Path) -> str | None:
+    """Which training a state belongs to; None when there is no state.
+
+    Raises:
+        TrainingError: when the file is damaged, or cannot be read.
+    """
+    if not path.exists():
+        return None
+    with _opened(path) as file:
+        return str(json.loads(file.metadata()["fnst"])["fingerprint"])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A state's file, which is damaged where the block does not find in it what it looks for."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            yield file
+    except OSError as error:
+        raise TrainingError(
+            f"{path} cannot be read ({error}), so this training cannot go on."
+        ) from error
+    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise TrainingError(
+            f"{path} is damaged, so this training cannot go on; delete it to begin anew."
+        ) from error
 
 
 def _laid_out_as(value: Tensor, parameter: Tensor) -> Tensor:
@@ -295,12 +336,12 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _check(learner: Learner, total: float, first: float, step: int) -> None:
+def _check(learner: Learner, total: float, lowest: float, step: int) -> None:
     """Raise DivergedError unless the state after this step is worth keeping."""
     if not math.isfinite(total):
         raise DivergedError(f"the loss was {total} at step {step}: expected a number")
-    if total > EXPLODED * first:
-        raise DivergedError(f"the loss was {total:.3g} at step {step}, after {first:.3g} at first")
+    if total > EXPLODED * lowest:
+        raise DivergedError(f"the loss was {total:.3g} at step {step}, after {lowest:.3g} before")
     # the loss tells of the weights before the step, and not what the step made of them
     if not learner.is_sound():
         raise DivergedError(f"a weight is no longer a number after step {step}")

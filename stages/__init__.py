@@ -12,6 +12,12 @@ def run(stage: Callable[[], None]) -> None:
         stage()
     except FnstError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:  # a full disk, or a folder that may not be written
+        where = f"{error.filename}: " if error.filename else ""
+        sys.exit(
+            f"error: {where}{error.strerror or error}; once that is mended, `dvc repro` goes on "
+            "with what was kept"
+        )
     except KeyboardInterrupt:
         print("interrupted; `dvc repro` goes on from here", file=sys.stderr)
         sys.exit(130)

@@ -145,8 +145,9 @@ def _register(
         params=tracking.flatten(trained["params"]),
         tags=tags,
     ) as tracked:
+        tracked.fill(files.read_numbers(models / journal.CURVE))
         if tracked.is_new:
-            _replay(models, tracked)
+            _show(models / journal.SAMPLES, tracked)
         _send(results, tracked)
         return registry.register(
             models,
@@ -174,12 +175,9 @@ def _record(results: Path, version: Version, weights: str) -> None:
     )
 
 
-def _replay(models: Path, tracked: tracking.Run) -> None:
-    """Fill a run that this store does not have with what the training left on disk."""
-    for row in files.read_numbers(models / journal.CURVE):
-        step = int(row.pop("step"))
-        tracked.log(step, {key: value for key, value in row.items() if key != "seconds"})
-    for path in sorted((models / journal.SAMPLES).glob("step-*.jpg")):
+def _show(samples: Path, tracked: tracking.Run) -> None:
+    """Give a run that this store did not have the samples that the training left on disk."""
+    for path in sorted(samples.glob("step-*.jpg")):
         step = int(path.stem.removeprefix("step-"))
         tracked.picture(images.load(path).rgb, key="sample", step=step)
 

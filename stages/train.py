@@ -7,6 +7,7 @@ what there is to tell and keep.
 
 import hashlib
 import json
+import math
 import os
 import signal
 import sys
@@ -124,7 +125,7 @@ def _train(name: str, wanted: params.Params) -> None:
     fingerprint = _fingerprint(described | hashes | computed)
     journal = Journal(DATA / "models" / f"{name}.partial", fingerprint)
     if distributed.rank():
-        if _learn_safely(name, parts, journal) < parts.steps:
+        if _learn_safely(name, parts, journal)[1]:
             sys.exit(130)
         return
     shown = {**described, "photos": asdict(wanted.chosen.photos)}
@@ -132,8 +133,8 @@ def _train(name: str, wanted: params.Params) -> None:
     start = journal.resume(parts.learner, noted=_noted())
     if journal.aside:
         print(
-            f"train {name}: {journal.folder} was of other params, photographs or code, so this "
-            f"training begins anew; the other is kept in {journal.aside}",
+            f"train {name}: {journal.folder} was of other params, photographs or code; it waits in "
+            f"{journal.aside} until they are back",
             flush=True,
         )
     if start:
@@ -149,10 +150,13 @@ def _train(name: str, wanted: params.Params) -> None:
         watch(f"train {name}", parts.steps) as update,
     ):
         journal.run_id = tracked.id
+        tracked.fill(journal.rows)
         teller = Teller(parts, journal, tracked, update)
-        step = _learn_safely(name, parts, journal, teller, start)
+        step, stopped = _learn_safely(name, parts, journal, teller, start)
         if step < parts.steps:
-            print(f"train {name}: stopped after step {step}; `dvc repro` goes on from there.")
+            print(
+                f"train {name}: stopped after step {journal.step}; `dvc repro` goes on from there."
+            )
             sys.exit(130)
 
     history = {
@@ -164,8 +168,8 @@ def _train(name: str, wanted: params.Params) -> None:
         "lineage": lineage,
         **hashes,
     }
-    checkpoint.save(DATA / "models" / name, parts.network, style=name, training=history)
     summary = _summary(journal, parts.plan.batch_size)
+    checkpoint.save(DATA / "models" / name, parts.network, style=name, training=history)
     files.write_json(DATA / "results" / name / "train.json", summary)
     journal.finish(DATA / "models" / name)
     print(
@@ -174,6 +178,8 @@ def _train(name: str, wanted: params.Params) -> None:
         f"content {summary['content']:.3f}, style {summary['style']:.3f}"
     )
     print(f"train {name}: model, loss curve and samples in {DATA / 'models' / name}/")
+    if stopped:  # in the last step, or since
+        sys.exit(130)
 
 
 def _noted() -> str | None:
@@ -238,11 +244,12 @@ class Teller:
         self, parts: Parts, journal: Journal, tracked: tracking.Run, update: Update
     ) -> None:
         self.parts, self.journal, self.tracked, self.update = parts, journal, tracked, update
-        self.begin(0)
 
     def begin(self, start: int) -> None:
         """Count time and steps from here."""
         self.start, self.began, self.before = start, time.monotonic(), self.journal.seconds
+        self.said = ""
+        self.update(start)
         self.sampled = int(self.journal.rows[-1]["step"]) if self.journal.rows else 0
 
     @property
@@ -257,8 +264,7 @@ class Teller:
         curves = {**asdict(losses), "images_per_second": rate}
         self.journal.rows.append({"step": step, **curves, "seconds": seconds})
         self.tracked.log(step, curves)
-        said = f"{rate:.1f} images/s, content {losses.content:.3f}, style {losses.style:.3f}"
-        self.update(step, said)
+        self.said = f"{rate:.1f} images/s, content {losses.content:.3f}, style {losses.style:.3f}"
         due = step // plan.sample_every > self.sampled // plan.sample_every
         if due or step == self.parts.steps:
             with self.parts.learner.precision():
@@ -274,25 +280,31 @@ class Teller:
 
 def _learn_safely(
     name: str, parts: Parts, journal: Journal, teller: Teller | None = None, start: int = 0
-) -> int:
-    """Train until the last step or an interrupt; where it diverges, go back and try again."""
-    interrupts = _interrupts()
-    if teller and not start:
-        journal.keep(parts.learner, 0, good=True)  # somewhere to go back to
-    while True:
-        start = _agreed(start, parts, journal)
-        try:
-            return _learn(parts, journal, teller, start, interrupts)
-        except DivergedError as reason:
-            if not teller:
-                continue
-            start = journal.go_back(parts.learner, reason)
-            teller.tracked.forget(start)  # those steps will come again
-            print(
-                f"train {name}: {reason}; going on after step {start} with the learning rate "
-                f"times {journal.caution:g}",
-                flush=True,
-            )
+) -> tuple[int, bool]:
+    """Train until the last step or an interrupt; where it diverges, go back and try again.
+
+    Returns:
+        The number of steps done, and whether there was an interrupt.
+    """
+    with _interrupts() as caught:
+        if teller and not start:
+            journal.keep(parts.learner, 0, good=True)  # somewhere to go back to
+        while True:
+            start = _agreed(start, parts, journal)
+            try:
+                step = _learn(parts, journal, teller, start, caught)
+                return step, bool(caught) or step < parts.steps
+            except DivergedError as reason:
+                if not teller:
+                    continue
+                journal.seconds = teller.seconds
+                start = journal.go_back(parts.learner, reason)
+                teller.tracked.forget(start)  # those steps will come again
+                print(
+                    f"train {name}: {reason}; going on after step {start} with the learning rate "
+                    f"times {journal.caution:g}",
+                    flush=True,
+                )
 
 
 def _agreed(start: int, parts: Parts, journal: Journal) -> int:
@@ -331,10 +343,12 @@ def _learn(
             plan.learning_rate * journal.caution, warmup=plan.warmup_steps, steps=parts.steps
         ),
         report_every=plan.log_every,
-        first=journal.rows[0]["total"] if journal.rows else None,
+        lowest=min((row["total"] for row in journal.rows), default=math.inf),
     ):
         if teller and losses:
             teller.report(step, losses)
+        if teller:
+            teller.update(step, teller.said)
         due = teller is not None and journal.is_due(good=losses is not None)
         stopping, keeping = distributed.any_of(bool(interrupts), due)
         if keeping or stopping or step == parts.steps:
@@ -371,22 +385,38 @@ def _datasets(size: int, digest: str) -> list[tracking.Dataset]:
     ]
 
 
-def _interrupts() -> Sequence[int]:
-    """Signals that asked for an end; the loop stops between two steps, a second signal at once."""
+@contextmanager
+def _interrupts() -> Iterator[Sequence[int]]:
+    """Signals that ask for an end while the block lasts; the second one ends at once."""
     caught: list[int] = []
 
     def remember(number: int, frame: object) -> None:
         caught.append(number)
-        if not distributed.is_launched():  # torchrun kills by itself, after half a minute
-            signal.signal(number, signal.SIG_DFL)
+        if distributed.is_launched():
+            return  # torchrun kills by itself, after half a minute
+        ends = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(number, ends)
+        os.write(2, b"\nstopping after this step; once more ends at once\n")
 
-    signal.signal(signal.SIGINT, remember)
-    signal.signal(signal.SIGTERM, remember)
-    return caught
+    before = {n: signal.signal(n, remember) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _summary(journal: Journal, batch_size: int) -> dict[str, float]:
-    """What the training came to: time, rate, memory, and the losses of its last tenth."""
+    """What the training came to: time, rate, memory, and the losses of its last tenth.
+
+    Raises:
+        TrainingError: when nothing was ever reported.
+    """
+    if not journal.rows:
+        raise TrainingError(
+            "nothing was learnt, because every crop of a photograph was of one colour; expected "
+            "photographs in which there is something."
+        )
     last = journal.rows[-max(1, len(journal.rows) // 10) :]
     end = journal.rows[-1]
     return {

@@ -1,5 +1,6 @@
 """What an interrupted training finds again, and what a finished one leaves."""
 
+import os
 import time
 
 import pytest
@@ -85,6 +86,7 @@ def test_what_is_no_number_is_not_kept(folder, parts, fresh):
     book = kept(folder, parts, steps=4, upto=4)
     parts.step(torch.full((1, 3, 16, 16), float("nan")), 0.01)
     book.keep(parts, 5, good=True)
+    assert book.step == 4  # which is what a training that is stopped here can say
     assert Journal(folder, "a").resume(fresh()) == 4
 
 
@@ -94,6 +96,26 @@ def test_rows_after_the_kept_step_are_cut_off(folder, parts):
     book = Journal(folder, "a")
     assert book.resume(parts) == 5
     assert [entry["step"] for entry in book.rows] == [1, 2, 3, 4, 5]
+
+
+def test_a_resumed_curve_keeps_all_digits_of_its_steps(folder, parts):
+    book = Journal(folder, "a")
+    book.rows = [{**row(1), "step": 1_234_567}]
+    book.keep(parts, 1_234_567, good=True)
+    for _ in range(2):
+        book = Journal(folder, "a")
+        assert book.resume(parts) == book.step == 1_234_567
+        assert [entry["step"] for entry in book.rows] == [1_234_567]
+        book.keep(parts, 1_234_567, good=True)
+
+
+def test_what_a_kill_left_half_written_is_removed(folder, parts):
+    book = kept(folder, parts, steps=4, upto=4)
+    for whole in (folder / "state.safetensors", book.samples / "step-000004.jpg"):
+        whole.with_name(f".{whole.name}.abc123").write_bytes(b"half")
+    assert Journal(folder, "a").resume(parts) == 4
+    assert not list(folder.rglob(".*"))
+    assert (folder / "state.safetensors").exists()
 
 
 def test_the_curve_is_on_disk_before_the_state_that_vouches_for_it(folder, parts, monkeypatch):
@@ -109,9 +131,8 @@ def test_the_curve_is_on_disk_before_the_state_that_vouches_for_it(folder, parts
 
 
 def test_what_another_training_left_is_not_continued_but_set_aside(folder, parts):
-    for fingerprint in ("older", "old"):
-        kept(folder, parts, steps=3, upto=3, fingerprint=fingerprint).run_id = fingerprint
-        (folder / "samples" / "step-000003.jpg").write_bytes(b"picture")
+    kept(folder, parts, steps=3, upto=3, fingerprint="old").run_id = "old"
+    (folder / "samples" / "step-000003.jpg").write_bytes(b"picture")
     book = Journal(folder, "new")
     assert book.resume(parts) == 0
     assert book.rows == []
@@ -119,6 +140,25 @@ def test_what_another_training_left_is_not_continued_but_set_aside(folder, parts
     assert [path.name for path in folder.rglob("*")] == ["samples"]
     assert Journal(book.aside, "old").resume(parts) == 3
     assert Journal(book.aside, "old").run_id == "old"
+
+
+def test_a_training_whose_params_are_back_goes_on(folder, parts, fresh):
+    kept(folder, parts, steps=3, upto=3, fingerprint="first").run_id = "run"
+    kept(folder, parts, steps=1, upto=1, fingerprint="tried")
+    book = Journal(folder, "first")
+    assert book.resume(fresh()) == 3
+    assert book.run_id == "run"
+    assert Journal(folder, "tried").resume(fresh()) == 1
+
+
+def test_so_many_trainings_wait_and_no_more(folder, parts, fresh):
+    names = [f"{number}-of-many" for number in range(journal.ASIDE + 2)]
+    for age, name in enumerate(names):
+        kept(folder, parts, steps=1, upto=1, fingerprint=name)
+        os.utime(folder / journal.STATE, (age, age))
+    Journal(folder, "new").resume(fresh())
+    waiting = sorted(path.name for path in folder.parent.iterdir() if path != folder)
+    assert waiting == [f"wave.partial.{name[:8]}" for name in names[2:]]
 
 
 # --- going back -----------------------------------------------------------------------------------
@@ -203,6 +243,13 @@ def test_a_damaged_state_is_not_thrown_away_unasked(folder, parts):
     assert (folder / "loss.csv").exists()
 
 
+def test_a_state_that_cannot_be_read_is_not_called_damaged(folder, parts):
+    (folder / "state.safetensors").mkdir(parents=True)
+    with pytest.raises(TrainingError, match="cannot be read") as refused:
+        Journal(folder, "a").resume(parts)
+    assert "delete" not in str(refused.value)
+
+
 def test_keeping_is_due_when_enough_work_would_be_lost(folder, parts, monkeypatch):
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
@@ -256,6 +303,16 @@ def test_what_was_finished_can_be_finished_again_where_nobody_took_note(
     assert files.read_json(tmp_path / "other" / "run.json") == {"run_id": "run"}
 
 
+def test_a_training_begun_by_hand_takes_note_where_dvc_goes_on_with_it(
+    folder, parts, fresh, tmp_path
+):
+    kept(folder, parts, steps=1, upto=1)
+    for noted in ("the last", "another"):  # the first one counts
+        Journal(folder, "a").resume(parts, noted=noted)
+    finished(folder, parts, tmp_path / "wave", noted=None)
+    assert Journal(folder, "a").resume(fresh(), noted="the last") == 2
+
+
 @pytest.mark.parametrize(
     ("fingerprint", "noted"), [("a", "this one"), ("b", "the last"), ("a", None)]
 )
@@ -264,7 +321,7 @@ def test_what_was_finished_and_noted_or_of_another_kind_is_not_taken_up(
 ):
     kept(folder, parts, steps=1, upto=1, fingerprint="older")
     finished(folder, parts, tmp_path / "wave", noted="the last")
-    aside = folder.with_name(f"{folder.name}.old")
+    aside = folder.with_name(f"{folder.name}.older")
     assert Journal(aside, "older").resume(fresh()) == 1
     again = Journal(folder, fingerprint)
     assert again.resume(fresh(), noted=noted) == 0

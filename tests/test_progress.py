@@ -55,9 +55,19 @@ def test_a_resumed_work_counts_its_rate_from_where_it_began(clock):
     assert console.file.getvalue() == "train: 950 of 1000, 50 s left\n"
 
 
+def test_time_before_the_first_word_is_not_counted_with_the_work_after_it(clock):
+    console = plain()
+    with watch("train", 1000, console) as update:
+        for done in (50, 100):
+            clock.now += 50
+            update(done)
+    assert console.file.getvalue().splitlines()[-1] == "train: 100 of 1000, 900 s left"
+
+
 def test_work_that_went_back_counts_its_rate_from_there(clock):
     console = plain()
     with watch("training", 100, console) as update:
+        update(0)
         update(50)
         clock.now += 20
         update(40)
@@ -99,6 +109,20 @@ def test_a_terminal_gets_a_bar(total):
     assert "train wave" in shown
     assert "10/10" in shown if total else "10/?" in shown
     assert "loss 0.5" in shown
+
+
+def test_a_bar_of_long_steps_tells_the_time_left(monkeypatch):
+    now = [0.0]
+    bar = progress.Progress
+    monkeypatch.setattr(
+        progress, "Progress", lambda *parts, **more: bar(*parts, **more, get_time=lambda: now[0])
+    )
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with watch("train", 100, console) as update:
+        for done in (0, 1, 2, 3):
+            update(done)
+            now[0] += 60.0
+    assert "1:37:00" in console.file.getvalue()
 
 
 def test_an_error_inside_goes_through():

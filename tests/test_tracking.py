@@ -55,7 +55,7 @@ def test_a_run_that_was_interrupted_goes_on_as_one(project):
     with contextlib.suppress(KeyboardInterrupt), record() as first:
         first.log(10, {"total": 2.0})
         raise KeyboardInterrupt
-    assert store.connect().get_run(first.id).info.status == "FAILED"
+    assert store.connect().get_run(first.id).info.status == "KILLED"
     with record(run_id=first.id) as second:
         second.log(20, {"total": 1.0})
     assert (first.is_new, second.is_new, second.id) == (True, False, first.id)
@@ -136,6 +136,83 @@ def test_points_that_were_not_sent_can_be_taken_back(project):
         run.forget(10)
         run.log(20, {"total": 7.0})
     assert curve(run.id, "total") == [(10, 0.1), (20, 7.0)]
+
+
+def test_a_curve_with_holes_is_filled_from_what_the_training_kept(project):
+    with record() as run:
+        for step in (10, 30):
+            run.log(step, {"total": 1 / step})
+    rows = [{"step": float(s), "total": 1 / s, "seconds": 9.0} for s in (10, 20, 30, 40)]
+    for wanted in (run.id, "f" * 32):  # and where the store has lost it, all of it
+        with record(run_id=wanted) as again:
+            again.fill(rows)
+        expected = [(step, 1 / step) for step in (10, 20, 30, 40)]
+        assert sorted(curve(again.id, "total")) == expected
+        assert curve(again.id, "seconds") == []
+
+
+def test_points_that_are_missing_in_the_end_are_said(project, caplog):
+    with record() as run:
+        run.log(10, {"total": 1.0})
+        run.client = Broken()
+        run.client.error = OSError("gone")
+    assert "The last 1 points of the curves are not in MLflow" in caplog.text
+    with record(run_id=run.id) as again:
+        again.fill([{"step": 10, "total": 1.0, "seconds": 1.0}])
+    assert curve(again.id, "total") == [(10, 1.0)]
+
+
+class Broken:
+    """A client whose store answers, or does not, as it is told; what it was given."""
+
+    def __init__(self):
+        self.error, self.tries, self.points, self.pictures = None, 0, [], []
+
+    def answer(self):
+        self.tries += 1
+        if self.error:
+            raise self.error
+
+    def log_batch(self, run_id, metrics):
+        self.answer()
+        self.points += [(metric.step, metric.value) for metric in metrics]
+
+    def log_image(self, run_id, pixels, *, key, step):
+        self.answer()
+        self.pictures.append((key, step, pixels.shape))
+
+
+class ClientError(Exception):
+    """Of a library that MLflow uses, such as botocore's."""
+
+
+def test_whatever_a_store_raises_the_training_goes_on_and_it_is_said_once(project, caplog):
+    run = tracking.Run("a", Broken(), is_new=True)
+    run.client.error = ClientError("access denied")
+    for step in (10, 20):
+        run.log(step, {"total": 1.0})
+        run.flush()
+    assert [record.message.split(": ")[1] for record in caplog.records] == [
+        "access denied; going on, and trying again now and then."
+    ]
+    run.client.error = None
+    run.flush()
+    assert run.client.points == [(10, 1.0), (20, 1.0)]
+
+
+def test_a_picture_waits_while_the_store_is_away_and_is_sent_when_it_is_back(project, monkeypatch):
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    run = tracking.Run("a", Broken(), is_new=True)
+    run.client.error = OSError("gone")
+    for step in (10, 20, 30):
+        run.picture(torch.zeros(1, 3, 4, 6), key="sample", step=step)
+    assert run.client.tries == 1
+    run.forget(20)
+    run.client.error = None
+    now += 2 * tracking.FLUSH_SECONDS + 1
+    run.log(20, {"total": 1.0})
+    assert run.client.pictures == [("sample", step, (4, 6, 3)) for step in (10, 20)]
 
 
 def test_a_store_that_is_away_at_the_start_is_an_error(project, monkeypatch):

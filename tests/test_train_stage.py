@@ -156,17 +156,32 @@ def test_twenty_kills_at_random_moments_change_nothing(folder):
     assert [row["step"] for row in curve(killed)] == list(range(3, STEPS + 1, 3))
 
 
+def test_who_watches_hears_of_every_step_and_of_where_it_goes_on(folder):
+    made, book = parts(folder, steps=6), Journal(folder / "wave.partial", "a")
+    heard = []
+    teller = train.Teller(made, book, Nowhere(), lambda step, note="": heard.append((step, note)))
+    start = book.resume(made.learner)
+    train._learn_safely("wave", made, book, teller, start)
+    steps, notes = zip(*heard, strict=True)
+    assert steps == (0, 1, 2, 3, 4, 5, 6)
+    assert [bool(note) for note in notes] == [False] * 3 + [True] * 4
+    heard.clear()
+    teller.begin(4)
+    assert heard == [(4, "")]
+
+
 # --- divergence -----------------------------------------------------------------------------------
 
 
-def poison(made, monkeypatch, times, step):
-    """Let the batch of one step be no numbers, the first so many times that it is drawn."""
+def poison(made, monkeypatch, times, step, pause=0.0):
+    """Let the batch of one step be no numbers, and come late, the first times that it is drawn."""
     batches, left = type(made.photos).batches, [times]
 
     def drawn(self, *, start=0, **options):
         for number, batch in enumerate(batches(self, start=start, **options), start=start + 1):
             if number == step and left[0]:
                 left[0] -= 1
+                time.sleep(pause)
                 batch = torch.full_like(batch, float("nan"))
             yield batch
 
@@ -175,7 +190,7 @@ def poison(made, monkeypatch, times, step):
 
 def test_a_training_that_diverges_goes_back_and_ends_well(folder, monkeypatch, capsys):
     made = parts(folder, steps=30)
-    poison(made, monkeypatch, times=2, step=20)
+    poison(made, monkeypatch, times=2, step=20, pause=1.0)
     monkeypatch.setattr(journal, "KEEP_SECONDS", 0.0)
     tracked = Nowhere()
     book = learn(folder, "wave.partial", made, tracked)
@@ -183,6 +198,7 @@ def test_a_training_that_diverges_goes_back_and_ends_well(folder, monkeypatch, c
     assert tracked.kept == 18  # what was told of later steps is taken back
     assert all(weights.isfinite().all() for weights in made.network.parameters())
     assert [row["step"] for row in curve(book)] == list(range(3, 31, 3))
+    assert book.seconds > 2 * 1.0  # what was in vain counts too
     said = capsys.readouterr().out.splitlines()
     assert said == [
         "train wave: the loss was nan at step 21: expected a number; going on after step 18 with "
@@ -204,6 +220,39 @@ def test_a_training_that_diverges_at_once_goes_back_to_the_very_beginning(folder
     book = learn(folder, "wave.partial", made)
     assert book.setbacks == 1
     assert curve(book)[-1]["step"] == 30
+
+
+# --- interrupts -----------------------------------------------------------------------------------
+
+
+def test_the_first_interrupt_says_what_happens_and_the_second_ends_at_once(capfd):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with train._interrupts() as caught:
+        signal.raise_signal(signal.SIGINT)
+        assert caught == [signal.SIGINT]
+        assert "stopping after this step; once more ends at once\n" in capfd.readouterr().err
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def interrupt_at(step):
+    """What is watched by somebody who presses Ctrl-C after this step."""
+    return lambda done, note="": done == step and signal.raise_signal(signal.SIGINT)
+
+
+@pytest.mark.parametrize(("pressed", "ended"), [(6, (6, True)), (9, (9, True)), (99, (9, False))])
+def test_an_interrupt_is_not_forgotten_even_in_the_last_step(folder, pressed, ended):
+    made = parts(folder, steps=9)
+    book = Journal(folder / "wave.partial", "a")
+    start = book.resume(made.learner)
+    teller = train.Teller(made, book, Nowhere(), interrupt_at(pressed))
+    assert train._learn_safely("wave", made, book, teller, start) == ended
+
+
+def test_where_no_photograph_teaches_anything_it_is_said(tmp_path):
+    with pytest.raises(TrainingError, match="every crop of a photograph was of one colour"):
+        train._summary(Journal(tmp_path, "a"), 1)
 
 
 # --- what belongs to one training -----------------------------------------------------------------

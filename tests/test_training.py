@@ -194,12 +194,44 @@ def test_a_loss_that_is_no_number_ends_the_training(loss):
 
 
 def test_a_loss_that_explodes_ends_the_training(loss):
-    """The third photograph's loss is measured through weights a million times too large."""
-    reports = train(learner(network(), loss), batches(), steps=9, schedule=constant(0.01))
-    next(reports)
-    loss.weights = Weights(content=1e6, style=1e6)
-    with pytest.raises(DivergedError, match=r"at step 2, after .* at first"):
+    """However high it was at first: what counts is the lowest."""
+    reports = train(learner(network(), loss), batches(), steps=9, schedule=constant(0.0))
+    for weight in (100.0, 1.0, 2.0):
+        loss.weights = Weights(content=weight, style=weight)
         next(reports)
+    loss.weights = Weights(content=8.0, style=8.0)
+    with pytest.raises(DivergedError, match=r"at step 4, after .* before"):
+        next(reports)
+
+
+def test_a_loss_that_explodes_before_the_first_report_ends_the_training(loss):
+    options = {"steps": 9, "report_every": 3, "schedule": constant(0.0)}
+    reports = train(learner(network(), loss), batches(), **options)
+    next(reports)
+    loss.weights = Weights(content=1e3, style=1e3)
+    next(reports)
+    with pytest.raises(DivergedError, match="at step 3"):
+        next(reports)
+
+
+def test_the_lowest_loss_before_an_interrupt_counts_too(loss):
+    (_, losses), *_ = run(network(), loss, steps=1)
+    options = {"steps": 2, "start": 1, "schedule": constant(0.0)}
+    with pytest.raises(DivergedError, match="at step 2"):
+        list(train(learner(network(), loss), batches(), **options, lowest=losses.total / 5))
+    list(train(learner(network(), loss), batches(), **options, lowest=losses.total / 3))
+
+
+def test_a_photograph_of_one_colour_is_not_in_the_curve(loss):
+    """Its loss is hundreds of times that of others, and would look like an explosion."""
+    photo = next(batches())[:1]
+    ((_, losses),) = run(network(), loss, photos=[photo], steps=1)
+    both = torch.cat((photo, torch.ones_like(photo)))
+    ((_, beside),) = run(network(), loss, photos=[both], steps=1)
+    assert beside.total == pytest.approx(losses.total, rel=1e-4)
+    white = [photo, torch.ones_like(photo)]
+    stream = train(learner(network(), loss), white, steps=2, schedule=constant(0.0))
+    assert [step for step, losses in stream if losses] == [1]
 
 
 def test_a_step_that_leaves_no_numbers_is_noticed_before_it_is_kept(loss):
