@@ -22,20 +22,24 @@ GAP = 8
 
 
 def main(folders: Sequence[str]) -> int:
-    """Draw a picture for every model, and say where it is; 1 where one is missing."""
+    """Draw the photographs, and what every model makes of them; 1 where one is missing."""
     raw = ROOT / "data" / "raw" / "sample"
     try:
         photos = [images.load(assets.get(assets.find(name), raw)).rgb for name in PHOTOGRAPHS]
+        _draw("photographs", photos)
         for folder in map(Path, folders):
             style = checkpoint.load(folder)
-            painted = [stylize(style.network, photo) for photo in photos]
-            path = ROOT / "docs" / f"gallery-{style.card['style']}.jpg"
-            files.write(path, jpeg(_beside(painted)))
-            print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB")
+            _draw(style.card["style"], [stylize(style.network, photo) for photo in photos])
     except FnstError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _draw(name: str, pictures: Sequence[Float[torch.Tensor, "1 3 _ _"]]) -> None:
+    path = ROOT / "docs" / f"gallery-{name}.jpg"
+    files.write(path, jpeg(_beside(pictures)))
+    print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB")
 
 
 def _beside(pictures: Sequence[Float[torch.Tensor, "1 3 _ _"]]) -> Float[torch.Tensor, "1 3 _ _"]:
