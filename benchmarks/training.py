@@ -15,6 +15,7 @@ from statistics import median
 import yaml
 
 from benchmarks import PEAK, ROOT, Result, UnavailableError
+from fnst import files
 
 STYLE = "indigo-wave"
 COPIES = 4  # how much larger the larger set, and longer the longer training, is
@@ -33,12 +34,14 @@ train.main()
 FIRST_STEP = f"""
 import os, sys, time
 began = float(sys.argv[1])
+from benchmarks import timing
 from fnst.training import Learner
 from stages import train
 step = Learner.step
 
 def first(*given):
     step(*given)
+    timing.wait()
     print(time.time() - began, flush=True)
     os._exit(0)
 
@@ -122,20 +125,23 @@ def measure() -> Iterator[Result]:
     `start-up` is from the command to the end of the first step: imports, params, loss network, the
     painting's moments, a new MLflow store, the step. `memory` is the peak of
     trainings of 20 steps; the ratio is the first to that with four times as many photographs, or
-    four times as many steps: 1 is flat. `telling` is what reports to MLflow and the curve, samples
-    and states take of a step, at the recipe's intervals. `scaling` is a step of batch 4 at 128
-    pixels in bfloat16, on one core, on two, and by two processes with a core each that share the
-    batch; a ratio is to one core, medians of three rounds in turns. Needs what `dvc repro prepare`
-    makes, and for `scaling` two cores.
+    four times as many steps: 1 is flat. `time` is what a step of these two lengths takes, from the
+    first to the last, samples and all; a ratio of 1 is linear. `telling` is what reports to MLflow
+    and the curve, samples and states take of a step, at the recipe's intervals. `scaling` is a step
+    of batch 4 at 128 pixels in bfloat16, on one core, on two, and by two processes with a core each
+    that share the batch; a ratio is to one core, medians of three rounds in turns. Needs what `dvc
+    repro prepare` makes, and for `scaling` two cores.
     """
     with tempfile.TemporaryDirectory(prefix="fnst-training-") as scratch:
         folder = Path(scratch)
         _project(folder)
         yield Result("training/start-up", _start_up(folder), "s")
-        once = _peak(folder, steps=STEPS)
+        once, short = _peak(folder, steps=STEPS), _step_seconds(folder)
         yield Result("training/memory/x1", once / 1e6, "MB")
-        longer = _peak(folder, steps=COPIES * STEPS)
+        yield Result("training/time/x1", short, "s a step")
+        longer, long = _peak(folder, steps=COPIES * STEPS), _step_seconds(folder)
         yield Result("training/memory/steps-x4", longer / 1e6, "MB", once / longer)
+        yield Result("training/time/steps-x4", long, "s a step", short / long)
         _multiply(folder / "data" / "photos" / "train")
         larger = _peak(folder, steps=STEPS)
         yield Result("training/memory/photographs-x4", larger / 1e6, "MB", once / larger)
@@ -206,6 +212,12 @@ def _start_up(folder: Path) -> float:
 def _peak(folder: Path, steps: int) -> float:
     _params(folder, steps)
     return float(_run(folder, STAGE + PEAK))
+
+
+def _step_seconds(folder: Path) -> float:
+    """Of the training that was just made: its last step's time, shared by all."""
+    end = files.read_numbers(folder / "data" / "models" / STYLE / "loss.csv")[-1]
+    return end["seconds"] / end["step"]
 
 
 # --- several processes ----------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def reptile(
         The visit's number from 1, that of its painting, and the losses over its steps.
 
     Raises:
-        DivergedError: when a visit's losses are no numbers.
+        DivergedError: when a visit's losses are no numbers, or many times those of its first step.
     """
     order = _endless(len(paintings), random.Random(seed))
     for number in range(1, rounds + 1):

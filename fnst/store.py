@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import sqlite3
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ from urllib.parse import unquote, urlsplit
 
 from filelock import FileLock
 
+from fnst import files
 from fnst.errors import RegistryError
 from fnst.params import project_root
 
@@ -86,6 +88,7 @@ def connect() -> "MlflowClient":
 
     try:
         with _one_at_a_time():
+            _make()
             mlflow.set_tracking_uri(address())
             mlflow.set_registry_uri(address())
             client = MlflowClient()
@@ -124,6 +127,23 @@ def experiment_id(client: "MlflowClient") -> str:
     found = client.get_experiment_by_name(EXPERIMENT)
     assert found is not None
     return str(found.experiment_id)
+
+
+def _make() -> None:
+    """Make a sqlite store where there is none, whole or not at all.
+
+    MLflow's migrations are no transaction: what a kill leaves of them is never opened again.
+    """
+    from mlflow import MlflowClient
+
+    file = local_file()
+    if file is None or file.exists():
+        return
+    # Windows removes no file that is open, as mlflow keeps it
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        made = Path(scratch) / file.name
+        MlflowClient(f"sqlite:///{made}").search_experiments()
+        files.write(file, made.read_bytes())
 
 
 def _open_experiment(client: "MlflowClient") -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks import ROOT, Result, UnavailableError, training
 from benchmarks.__main__ import BENCHMARKS, main
-from fnst import params
+from fnst import files, params
 
 KEYS = {"name", "value", "unit", "ratio", "limit", "machine", "torch"}
 
@@ -19,6 +19,12 @@ def test_a_training_to_be_measured_has_the_length_that_was_asked_for(tmp_path, m
     assert (plan.steps, plan.epochs) == (7, None)
     assert plan.warmup_steps == params.load(ROOT / "params.yaml").chosen.train.warmup_steps
     assert not (tmp_path / "data" / "models").exists()
+
+
+def test_the_time_of_a_step_is_that_of_the_whole_training(tmp_path):
+    rows = [{"step": 10, "seconds": 9.0}, {"step": 80, "seconds": 20.0}]
+    files.write_rows(tmp_path / "data" / "models" / training.STYLE / "loss.csv", rows)
+    assert training._step_seconds(tmp_path) == 0.25
 
 
 @pytest.fixture(autouse=True)

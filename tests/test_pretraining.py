@@ -39,7 +39,9 @@ def paintings(extract):
 
 def visits(network, paintings, **options):
     settings = {"rounds": 6, "steps": 3, "first_share": 0.5, "last_share": 0.5}
-    return reptile(network, paintings, photos(), schedule=lambda step: 0.01, **(settings | options))
+    return reptile(
+        network, paintings, photos(), schedule=lambda step: 0.001, **(settings | options)
+    )
 
 
 def weights_of(network):
@@ -55,8 +57,8 @@ def test_a_visit_moves_the_network_a_share_of_the_way_that_training_goes(network
     trained = TransformerNetwork(**network.architecture)
     trained.load_state_dict(network.state_dict())
     before = weights_of(network)
-    learner = Learner(trained, paintings[1], adam(trained, 0.01))
-    for _ in train(learner, photos(), steps=3, schedule=lambda step: 0.01):
+    learner = Learner(trained, paintings[1], adam(trained, 0.001))
+    for _ in train(learner, photos(), steps=3, schedule=lambda step: 0.001):
         pass
     list(visits(network, paintings[1:2], rounds=1, first_share=0.25))
     assert_close(weights_of(network), torch.lerp(before, weights_of(trained), 0.25))

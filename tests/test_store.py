@@ -53,6 +53,22 @@ def test_two_processes_that_open_a_fresh_store_at_once_make_one(project):
     assert [e.name for e in store.connect().search_experiments()] == ["fnst", "Default"]
 
 
+def test_a_store_that_was_only_begun_is_made_anew(project, monkeypatch):
+    import alembic.command
+
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    (project / "mlflow.db").unlink()
+    with monkeypatch.context() as broken:
+        broken.setattr(alembic.command, "upgrade", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            store.connect()
+    assert not (project / "mlflow.db").exists()
+    assert store.connect().get_experiment_by_name("fnst")
+    assert (project / "mlflow.db").exists()
+
+
 def test_a_moved_project_takes_its_versions_along(project, tmp_path, monkeypatch):
     digest = weights(train(tmp_path / "a"))
     register(tmp_path / "a")
