@@ -25,7 +25,6 @@ EPSILON = 1e-5  # added to the variance, as torch.nn.InstanceNorm2d does
 # what each dtype has.
 TOLERANCES = {torch.float32: 1e-3, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 
-
 # The kernels are tried on maps of this shape, and on what is added to them.
 TRIED = (2, 64, 9, 12), (2, 64, 13, 16)
 

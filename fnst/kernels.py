@@ -178,7 +178,7 @@ class _Cut:
         return self.parts, self.groups, self.images
 
     def writing(self, maps: Tensor) -> tuple[int, int, int]:
-        """Programs that write such maps; each takes every so manieth tile."""
+        """Programs that write such maps; the tiles go round among them."""
         tiles = triton.cdiv(maps.shape[2] * maps.shape[3], self.positions)
         most = triton.cdiv(WRITING, self.images * self.groups)
         return min(tiles, most), self.groups, self.images
@@ -201,8 +201,7 @@ class _Cut:
 def _sum_up(maps, means, squares, h, w, each, c, CHANNELS: tl.constexpr, TILE: tl.constexpr):
     """Of a part of an image: the mean of each channel, and the sum of squares around it ([C83])."""
     part, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    is_channel = channel < c
+    channel, is_channel = _group(c, CHANNELS)
     maps += image * h * w * c
     mean = tl.zeros([CHANNELS], tl.float32)
     square = tl.zeros([CHANNELS], tl.float32)
@@ -232,12 +231,9 @@ def _finish(
 ):  # fmt: skip
     """Normalize, and what comes after; tiles are those of the padded maps."""
     program, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    is_channel = channel < c
+    channel, is_channel = _group(c, CHANNELS)
     # the parts merged, two passes over numbers that are there already
-    part = tl.arange(0, PARTS)
-    there = (part < parts)[:, None] & is_channel[None, :]
-    at = (image * parts + part)[:, None] * c + channel[None, :]
+    part, at, there = _parts(image, parts, c, channel, is_channel, PARTS)
     count = tl.minimum(each, h * w - part * each) * 1.0
     count = tl.where(part < parts, count, 0.0)[:, None]
     of_parts = tl.load(means + at, there, 0.0)
@@ -282,8 +278,7 @@ def _sum_up_pulls(
 ):  # fmt: skip
     """Of a part of an image: the sums of the gradients, and of those times the normalized maps."""
     part, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    is_channel = channel < c
+    channel, is_channel = _group(c, CHANNELS)
     total = tl.zeros([CHANNELS], tl.float32)
     product = tl.zeros([CHANNELS], tl.float32)
     end = tl.minimum(part * each + each, h * w)
@@ -311,11 +306,8 @@ def _pull(
 ):  # fmt: skip
     """The gradients of the maps, and of what was added to them."""
     program, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
-    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
-    is_channel = channel < c
-    part = tl.arange(0, PARTS)
-    there = (part < parts)[:, None] & is_channel[None, :]
-    at = (image * parts + part)[:, None] * c + channel[None, :]
+    channel, is_channel = _group(c, CHANNELS)
+    _, at, there = _parts(image, parts, c, channel, is_channel, PARTS)
     total = tl.sum(tl.load(sums + at, there, 0.0), 0) / (h * w)
     product = tl.sum(tl.load(products + at, there, 0.0), 0) / (h * w)
 
@@ -369,6 +361,23 @@ def _pull_and_normal(
         shift = tl.load(bias + channel, is_channel, 0.0)
         passed = tl.where(normal * factor[None, :] + shift[None, :] > 0, whole, 0.0)
     return whole, passed, normal
+
+
+@triton.jit
+@no_type_check
+def _group(c, CHANNELS: tl.constexpr):
+    """The channels that this program looks at, and which of them there are."""
+    channel = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)
+    return channel, channel < c
+
+
+@triton.jit
+@no_type_check
+def _parts(image, parts, c, channel, is_channel, PARTS: tl.constexpr):
+    """The numbers of an image's parts, where their sums lie, and which of them there are."""
+    part = tl.arange(0, PARTS)
+    at = (image * parts + part)[:, None] * c + channel[None, :]
+    return part, at, (part < parts)[:, None] & is_channel[None, :]
 
 
 @triton.jit

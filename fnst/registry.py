@@ -317,9 +317,8 @@ def promote(style: str, number: int, *, force: bool = False) -> Version:
                 f"{style} version {number} was {version.verdict}; "
                 f"`fnst promote {number} --style {style} --force` makes it champion all the same."
             )
-        if (
-            version.refused
-        ):  # written first: an interrupt must not leave a champion that nobody forced
+        if version.refused:
+            # written first: an interrupt must not leave a champion that nobody forced
             moment = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
             told = f"by {_user()} on {moment}, although it was {version.verdict}"
             client.set_model_version_tag(name, str(number), FORCED, told)
