@@ -10,14 +10,28 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
 from jaxtyping import Float
 
-from fnst import assets, batch, build, collection, evaluation, files, images, params, sources
+from fnst import (
+    assets,
+    batch,
+    build,
+    collection,
+    evaluation,
+    files,
+    gatys,
+    images,
+    params,
+    report,
+    sources,
+)
 from fnst.errors import AssetError, CheckpointError, ImageError
 from fnst.evaluation import Score
+from fnst.gatys import Anchor
 from fnst.losses import PerceptualLoss
 from fnst.stylize import Paint
 
@@ -27,8 +41,10 @@ Source = tuple[str, Path | Callable[[], bytes]]  # a photograph's name, and its 
 
 # What ``write`` writes.
 METRICS, TABLE, SHEET = "metrics.json", "photographs.csv", "sheet.jpg"
+CURVE, PAGE = "gatys.csv", "index.html"
 
 SHOWN, SIDE = 8, 512  # photographs on a sheet, and their short side at most, pixels
+COMPARED = 2  # photographs whose pixels are optimised, as in recipe `laptop`
 
 
 @dataclass(frozen=True)
@@ -196,8 +212,39 @@ def scores(
     return made
 
 
-def report(found: Sequence[Score]) -> dict[str, Any]:
-    """Every number's mean at every size, with its interval, and each photograph's own, for JSON."""
+def subjects(found: Iterable[Source], size: int) -> list[AnySize]:
+    """The first photographs with that short side, or their own where it is smaller."""
+    return [_fitted(photo, size) for _, photo in islice(photographs(found), COMPARED)]
+
+
+def anchor(
+    paint: Paint,
+    by: Judge,
+    photos: Sequence[AnySize],
+    iterations: int,
+    *,
+    progress: Callable[[int, str], None],
+) -> Anchor:
+    """Where the painter falls on the curve of these photographs' own pixels; see ``gatys``.
+
+    Args:
+        paint: what is judged.
+        by: whose loss is lowered.
+        photos: at the size in which they are optimised.
+        iterations: of L-BFGS for each.
+        progress: told after each how many are done in all, ``iterations + 1`` a photograph.
+    """
+    here = [photo.to(by.painting.device) for photo in photos]
+
+    def told(done: int, total: float) -> None:
+        progress(done, f"total {total:.3f}")
+
+    curve = gatys.curve(by.loss, here, iterations, told)
+    return Anchor(curve, fmean(evaluation.total(paint, by.loss, photo) for photo in here))
+
+
+def as_json(found: Sequence[Score], anchored: Anchor | None = None) -> dict[str, Any]:
+    """Every number's mean at every size, with its interval, and each photograph's own."""
     means = evaluation.means(found)
     return {
         "photographs": len(evaluation.firsts(found)),
@@ -206,22 +253,48 @@ def report(found: Sequence[Score]) -> dict[str, Any]:
             for size, by_name in means.items()
         },
         "scores": [evaluation.as_row(score) for score in found],
+        **(anchored.metrics | {"gatys_curve": anchored.curve} if anchored else {}),
     }
 
 
 def write(
-    folder: Path, paint: Paint, found: Sequence[Score], photos: Iterable[tuple[str, AnySize]]
-) -> None:
-    """Write metrics.json, photographs.csv and a before/after sheet of the first photographs."""
-    files.write_json(folder / METRICS, evaluation.metrics(found))
+    folder: Path,
+    paint: Paint,
+    found: Sequence[Score],
+    photos: Iterable[tuple[str, AnySize]],
+    *,
+    title: str,
+    anchored: Anchor | None = None,
+) -> Path:
+    """Write the numbers, a before/after sheet, and a page that has both; the path of the page.
+
+    Args:
+        folder: where to.
+        paint: what was judged.
+        found: its scores.
+        photos: the photographs, in the order of the scores.
+        title: of the page.
+        anchored: where the painter falls on the curve of the pixels, if that was asked for.
+    """
+    metrics = evaluation.metrics(found)
+    if anchored:
+        metrics |= anchored.metrics
+        files.write_rows(folder / CURVE, gatys.as_rows(anchored.curve))
+    files.write_json(folder / METRICS, metrics)
     files.write_rows(folder / TABLE, [evaluation.as_row(score) for score in found])
-    fitted = (images.fit(photo, min(SIDE, *photo.shape[2:])) for _, photo in photos)
-    shown = islice(fitted, SHOWN)
+    shown = (_fitted(photo, SIDE) for _, photo in islice(photos, SHOWN))
     rows = [
         (_caption(score), (photo, paint(photo)))
         for score, photo in zip(evaluation.firsts(found), shown, strict=False)
     ]
     images.save(images.Picture(images.sheet(rows, ("photograph", "painted"))), folder / SHEET)
+    sheet = (folder / SHEET).read_bytes()
+    files.write(folder / PAGE, report.page(title, found, anchored, sheet=sheet))
+    return folder / PAGE
+
+
+def _fitted(photo: AnySize, size: int) -> AnySize:
+    return images.fit(photo, min(size, *photo.shape[2:]))
 
 
 def _caption(score: Score) -> str:

@@ -709,6 +709,7 @@ def _needs_table(found: Sequence[Any]) -> None:
     epilog=_examples(
         "`fnst evaluate holiday/` judges the champion on all photographs of a folder",
         "`fnst evaluate -m 3 --size 256 --size 512 -o judged/ photos.zip`",
+        "`fnst evaluate --gatys 40 -o judged/ holiday/` compares with optimising pixels as well",
         "`fnst evaluate --json *.jpg | jq '.means[\"256\"].total'`",
     )
 )
@@ -727,9 +728,19 @@ def evaluate(
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", metavar="FOLDER", help="For the numbers and a before/after sheet."
+            "--output", "-o", metavar="FOLDER", help="For a page with pictures, and its numbers."
         ),
     ] = None,
+    gatys: Annotated[
+        int,
+        typer.Option(
+            "--gatys",
+            min=0,
+            max=1000,
+            metavar="N",
+            help="Compare with N iterations of L-BFGS on the pixels of the first two photographs.",
+        ),
+    ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     device: Device = "auto",
 ) -> None:
@@ -759,13 +770,23 @@ def evaluate(
     painter = partial(paint, trained.network.to(where))
     with watch("judging", len(found)) as update:
         scores = audit.scores(painter, judge, found, sizes, progress=update, left_out=leave_out)
-    report = {"style": model.style, "version": model.number, **audit.report(scores)}
+    anchored = None
+    if gatys:
+        subjects = audit.subjects(found, min(sizes))
+        with watch("optimising pixels", len(subjects) * (gatys + 1)) as update:
+            anchored = audit.anchor(painter, judge, subjects, gatys, progress=update)
+    told = {"style": model.style, "version": model.number, **audit.as_json(scores, anchored)}
     if as_json:
-        print(json.dumps(report, indent=2))
+        print(json.dumps(told, indent=2))
     else:
-        _numbers_table(report, evaluation.spans(scores))
+        _numbers_table(told, evaluation.spans(scores))
+        if anchored:
+            print(f"Of the first {len(subjects)}, it does what {anchored} on the pixels reach.")
     if output:
-        audit.write(output, painter, scores, audit.photographs(found))
+        title = f"{model.style}, version {model.number}"
+        photographs = audit.photographs(found)
+        page = audit.write(output, painter, scores, photographs, title=title, anchored=anchored)
+        print(f"The page with pictures: {page}", file=sys.stderr if as_json else sys.stdout)
     if missing:
         _say(ImageError(f"{len(missing)} of {len(found)} photographs were left out."))
         raise typer.Exit(1)

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import fmean
 
 import torch
 from jaxtyping import Float
@@ -64,6 +65,34 @@ def repaint(loss: PerceptualLoss, photo: Photo, iterations: int) -> Iterator[tup
         return total.item(), gradient
 
     return descend(objective, photo, iterations)
+
+
+def curve(
+    loss: PerceptualLoss,
+    photos: Sequence[Photo],
+    iterations: int,
+    told: Callable[[int, float], None] = lambda done, total: None,
+) -> list[float]:
+    """The mean total of photographs after each iteration on their pixels, untouched first.
+
+    Args:
+        loss: what is lowered.
+        photos: one after the other, at the size that they have.
+        iterations: of L-BFGS for each.
+        told: after each, how many are done in all, ``iterations + 1`` a photograph, and the total.
+    """
+    totals: list[list[float]] = []
+    for number, photo in enumerate(photos):
+        totals.append([])
+        for done, (_, total) in enumerate(repaint(loss, photo, iterations), start=1):
+            totals[-1].append(total)
+            told(number * (iterations + 1) + done, total)
+    return [fmean(each) for each in zip(*totals, strict=True)]
+
+
+def as_rows(curve: Sequence[float]) -> list[dict[str, int | float]]:
+    """A curve as the rows of a table."""
+    return [{"iteration": iteration, "total": total} for iteration, total in enumerate(curve)]
 
 
 def descend(objective: Objective, start: Tensor, iterations: int) -> Iterator[tuple[Tensor, float]]:

@@ -83,31 +83,34 @@ def drop_stale_trade_off(folder: Path, strength: float, metrics: Mapping[str, fl
 
 
 def page(
-    style: str, scores: Sequence[Score], anchor: Anchor, *, sheet: bytes, curve: bytes
+    title: str,
+    scores: Sequence[Score],
+    anchor: Anchor | None,
+    *,
+    sheet: bytes,
+    unseen: bool = False,
 ) -> bytes:
-    """The results of a style as one HTML file.
+    """What a network scores on photographs, as one HTML file.
 
     Args:
-        style: its name.
+        title: what the network is called.
         scores: of every photograph at every size.
-        anchor: the curve of the pixels.
+        anchor: the curve of the pixels, where it was computed.
         sheet: photographs before and after, a JPEG.
-        curve: what ``draw`` made of the anchor.
+        unseen: whether the network never saw these photographs.
     """
     by_size = means(scores)
     titles = [f"{span} px" for span in spans(scores).values()]
     first = next(iter(by_size.values()))
     count = len(firsts(scores))
+    photographs = f"{count} photograph{'s' if count > 1 else ''}"
+    which = " that the network never saw" if unseen else ""
     body = [
-        f"<h1>{html.escape(style)}</h1>",
-        f"<p>On {count} photograph{'s' if count > 1 else ''} that the network never saw, its total "
-        f"is {_interval(first['total'])}, {first['relative_total'].mean:.0%} of what the untouched "
-        "photographs score.</p>",
+        f"<h1>{html.escape(title)}</h1>",
+        f"<p>On {photographs}{which}, its total is {_interval(first['total'])}, "
+        f"{first['relative_total'].mean:.0%} of what the untouched photographs score.</p>",
         _figure("image/jpeg", sheet, "Photographs, and what the network makes of them."),
-        "<h2>Against optimisation</h2>",
-        f"<p>On the photographs and at the size of this curve, its total is "
-        f"{_number(anchor.total)}: what {anchor} reach.</p>",
-        _figure("image/png", curve, ANCHOR),
+        *(_against(anchor) if anchor else []),
         TRADE_OFF_HERE,
         "<h2>Numbers</h2>",
         f"<p>{INTERVALS}</p>",
@@ -118,8 +121,17 @@ def page(
         "<h2>Photographs</h2>",
         _photographs(scores),
     ]
-    title = f"<title>{html.escape(style)}</title>"
-    return (HEAD + title + "\n".join(body) + "\n").encode(errors="replace")
+    head = f"{HEAD}<title>{html.escape(title)}</title>"
+    return (head + "\n".join(body) + "\n").encode(errors="replace")
+
+
+def _against(anchor: Anchor) -> list[str]:
+    return [
+        "<h2>Against optimisation</h2>",
+        f"<p>On the photographs and at the size of this curve, its total is "
+        f"{_number(anchor.total)}: what {anchor} reach.</p>",
+        _figure("image/png", draw(anchor), ANCHOR),
+    ]
 
 
 def with_trade_off(page: bytes, picture: bytes) -> bytes:

@@ -76,7 +76,7 @@ def main() -> None:
         scores,
         anchor,
         sheet=(results / "sheet.jpg").read_bytes(),
-        curve=(results / "gatys.png").read_bytes(),
+        unseen=True,
     )
     files.write(results / "evaluation.html", page)
     left_out = sorted(set(recipe.evaluate.sizes) - set(sizes))

@@ -5,7 +5,6 @@ same curve.
 """
 
 from pathlib import Path
-from statistics import fmean
 
 from fnst import build, files, gatys, params
 from fnst.photos import Photos
@@ -31,22 +30,17 @@ def main() -> None:
     photos = Photos(DATA / "photos" / "held_out").on(where)
     subjects = gatys.subjects(photos, plan.photographs, plan.size)
 
-    curves: list[list[float]] = []
-    each = plan.iterations + 1
-    with watch(f"gatys {name}", len(subjects) * each) as update:
-        for photo in subjects:
-            curves.append([])
-            for _, total in gatys.repaint(loss, photo, plan.iterations):
-                curves[-1].append(total)
-                done = (len(curves) - 1) * each + len(curves[-1])
-                update(done, f"total {total:.3f}")
-
-    mean = [fmean(totals) for totals in zip(*curves, strict=True)]
-    rows = [{"iteration": i, "total": total} for i, total in enumerate(mean)]
-    files.write_rows(DATA / "results" / name / "gatys.csv", rows)
+    with watch(f"gatys {name}", len(subjects) * (plan.iterations + 1)) as update:
+        curve = gatys.curve(
+            loss,
+            subjects,
+            plan.iterations,
+            lambda done, total: update(done, f"total {total:.3f}"),
+        )
+    files.write_rows(DATA / "results" / name / "gatys.csv", gatys.as_rows(curve))
     print(
         f"gatys {name}: optimising {len(subjects)} photographs pixel by pixel takes their mean "
-        f"total from {mean[0]:.3f} to {mean[-1]:.3f} in {plan.iterations} iterations"
+        f"total from {curve[0]:.3f} to {curve[-1]:.3f} in {plan.iterations} iterations"
     )
 
 

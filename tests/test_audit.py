@@ -14,6 +14,7 @@ import torch
 
 from fnst import audit, checkpoint, evaluation, files, images, registry
 from fnst.errors import AssetError, CheckpointError, ImageError
+from fnst.gatys import Anchor
 from fnst.images import Picture
 from fnst.network import TransformerNetwork
 from fnst.stylize import stylize
@@ -216,11 +217,41 @@ def test_people_get_a_table_and_a_folder(fnst, tmp_path):
     assert lines[0].split() == ["number", "48", "pixels"]
     assert lines[1].startswith("total ")
     assert lines[1].rstrip().endswith("variation and grid term: what training lowers")
-    assert lines[-1].startswith("wave version 1 on 2 photographs: means")
+    assert lines[-2].startswith("wave version 1 on 2 photographs: means")
+    assert lines[-1] == f"The page with pictures: {tmp_path}/judged/index.html"
     written = sorted(path.name for path in (tmp_path / "judged").iterdir())
-    assert written == ["metrics.json", "photographs.csv", "sheet.jpg"]
+    assert written == ["index.html", "metrics.json", "photographs.csv", "sheet.jpg"]
+    page = (tmp_path / "judged/index.html").read_text()
+    assert "<h1>wave, version 1</h1>" in page
+    assert "On 2 photographs, its total is" in page
+    assert "Against optimisation" not in page
     assert len(files.read_rows(tmp_path / "judged/photographs.csv")) == 2
     assert files.read_json(tmp_path / "judged/metrics.json")["photographs"] == 2
+
+
+def test_it_is_told_where_the_version_falls_on_the_curve_of_the_pixels(fnst, card, tmp_path):
+    photos(tmp_path / "photos", "c.png")
+    judged = tmp_path / "judged"
+    words = ("evaluate", "-m", 1, "--size", 48, "--gatys", 3, "-o", judged, tmp_path / "photos")
+    said = fnst(*words)
+    told = json.loads(fnst(*words, "--json").out)
+    curve = told["gatys_curve"]
+    written = [float(row["total"]) for row in files.read_rows(judged / "gatys.csv")]
+    assert written == pytest.approx(curve, rel=1e-5)
+    assert len(curve) == 4
+    assert curve[3] < curve[0]
+    # the first two photographs at that size, untouched
+    squares = [images.fit(images.load(tmp_path / f"photos/{name}.png").rgb, 48) for name in "ab"]
+    judge = audit.judge(card, CPU)
+    untouched = [evaluation.total(lambda photo: photo, judge.loss, square) for square in squares]
+    assert curve[0] == pytest.approx(sum(untouched) / 2)
+    paint = partial(stylize, checkpoint.load(tmp_path / "model").network)
+    ours = sum(evaluation.total(paint, judge.loss, square) for square in squares) / 2
+    expected = Anchor(curve, ours)
+    assert told["gatys_iterations"] == expected.metrics["gatys_iterations"]
+    assert files.read_json(judged / "metrics.json")["gatys_longest"] == 3
+    assert f"Of the first 2, it does what {expected} on the pixels reach." in said.out
+    assert "Against optimisation" in (judged / "index.html").read_text()
 
 
 def test_small_photographs_are_neither_enlarged_nor_said_to_be_larger(fnst, tmp_path):

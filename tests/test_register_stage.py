@@ -84,7 +84,6 @@ class Stage:
             [Score("a.jpg", 64, 64, dict.fromkeys(evaluation.NUMBERS, 0.5))],
             Anchor([2.0, 1.0], 1.5),
             sheet=b"a sheet",
-            curve=b"a curve",
         )
         files.write(self.results / "evaluation.html", self.evaluated)
 

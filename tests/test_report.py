@@ -13,6 +13,8 @@ from fnst.gatys import Anchor
 
 LAYERS = {"content_relu3_1": 0.4, "style_relu1_1": 0.02, "relative_style_relu1_1": 0.125}
 
+ANCHOR = Anchor([10.0, 4.0, 2.0], 3.0)
+
 
 def score(photo="a.jpg", size=64, total=3.0, side=None):
     return Score(
@@ -23,9 +25,8 @@ def score(photo="a.jpg", size=64, total=3.0, side=None):
     )
 
 
-def page(scores, anchor=None):
-    anchor = anchor or Anchor([10.0, 4.0, 2.0], 3.0)
-    return report.page("great-wave", scores, anchor, sheet=b"a sheet", curve=b"a curve").decode()
+def page(scores, anchor=ANCHOR):
+    return report.page("great-wave", scores, anchor, sheet=b"a sheet").decode()
 
 
 def cells(text):
@@ -68,8 +69,20 @@ def test_pictures_are_inside():
     held = re.findall(r'src="data:image/(\w+);base64,(.*?)"', page([score()]))
     assert [(kind, base64.b64decode(data)) for kind, data in held] == [
         ("jpeg", b"a sheet"),
-        ("png", b"a curve"),
+        ("png", report.draw(ANCHOR)),
     ]
+
+
+def test_without_a_curve_nothing_is_said_of_optimisation():
+    text = page([score()], None)
+    assert "optimi" not in text.lower()
+    assert text.count("<img") == 1
+
+
+def test_only_where_it_is_known_the_network_is_said_not_to_have_seen_the_photographs():
+    assert "On 1 photograph, its total" in page([score()])
+    unseen = report.page("great-wave", [score()], None, sheet=b"", unseen=True).decode()
+    assert "On 1 photograph that the network never saw, its total" in unseen
 
 
 def test_a_trade_off_is_inside_as_well_once_there_is_one():
@@ -78,7 +91,7 @@ def test_a_trade_off_is_inside_as_well_once_there_is_one():
     assert all(source.startswith("data:image/") for source in held)
     assert [base64.b64decode(source.partition(",")[2]) for source in held] == [
         b"a sheet",
-        b"a curve",
+        report.draw(ANCHOR),
         b"a trade-off",
     ]
 
