@@ -12,6 +12,8 @@ from torch.testing import assert_close
 from fnst.errors import ImageError, ParamsError
 from fnst.photos import Photos
 
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
+
 
 def packed(folder, *shards):
     """A packed set made by hand: the photographs of each shard."""
@@ -202,6 +204,21 @@ def test_draws_are_those_that_earlier_trainings_made(tmp_path):
     pixels = np.arange(3 * 16 * 16 * 3).reshape(3, 16, 16, 3) % 251
     batch = taken(packed(tmp_path / "b", pixels), 2, crop_scale=0.3)[1]
     assert_close(batch.sum((1, 2, 3)), torch.tensor([87.59038, 82.08824]), atol=1e-3, rtol=0)
+
+
+@needs_gpu
+@pytest.mark.parametrize("free", ["most of it", "nothing"])
+def test_a_gpu_gets_the_batches_that_a_cpu_gets(tmp_path, free, monkeypatch):
+    """Whether it holds the set, or squares of it are sent."""
+    random = np.random.default_rng(0).integers(0, 256, (5, 40, 40, 3))
+    opened = packed(tmp_path / "a", random[:3], random[3:])
+    if free == "nothing":
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (0, 0))
+    there = opened.on(torch.device("cuda"))
+    wanted = {"crop": 24, "crop_scale": 0.4}
+    for here, batch in zip(taken(opened, 8, **wanted), taken(there, 8, **wanted), strict=True):
+        assert batch.device.type == "cuda"
+        assert_close(batch.cpu(), here, atol=1e-5, rtol=0)
 
 
 def test_reading_opens_no_file(tmp_path):
