@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from fnst.features import VGG
 from fnst.losses import FLAT, Weights
+from fnst.network import Region
 
 Batch = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
 Maps = Float[Tensor, "b c h w"]
@@ -31,6 +32,20 @@ class UpsampledConvolution(nn.Conv2d):
         doubled = F.interpolate(maps, scale_factor=2, mode=self.mode)
         padded = F.pad(doubled, (1, 1, 1, 1), mode="replicate")
         return F.conv2d(padded, self.weight, self.bias)
+
+
+class Norm(nn.InstanceNorm2d):
+    """nn's own, or where a region is set, by the statistics of that part."""
+
+    region: Region | None = None
+
+    def forward(self, maps: Maps) -> Maps:
+        if self.region is None:
+            return super().forward(maps)
+        inner = self.region.box_in(maps).of(maps)
+        variance, mean = torch.var_mean(inner, (2, 3), correction=0, keepdim=True)
+        normal = (maps - mean) / (variance + self.eps).sqrt()
+        return normal * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)
 
 
 class Residual(nn.Module):
@@ -68,8 +83,11 @@ class Network(nn.Module):
             _convolution(32, 3, 9),
         )
 
-    def forward(self, photos: Batch) -> Batch:
+    def forward(self, photos: Batch, region: Region | None = None) -> Batch:
         """Stylize."""
+        for layer in self.modules():
+            if isinstance(layer, Norm):
+                layer.region = region
         return torch.sigmoid(self.layers(photos))
 
 
@@ -78,7 +96,7 @@ def _convolution(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Co
 
 
 def _normalized(convolution: nn.Conv2d) -> list[nn.Module]:
-    return [convolution, nn.InstanceNorm2d(convolution.out_channels, affine=True), nn.ReLU()]
+    return [convolution, Norm(convolution.out_channels, affine=True), nn.ReLU()]
 
 
 class Step:

@@ -15,7 +15,15 @@ from torch import Tensor, nn
 
 from fnst import memory, passage, strips
 from fnst.graphs import Graphed
-from fnst.network import ByRows, FoldedUpsampling, InstanceNorm, Residual, TransformerNetwork
+from fnst.network import (
+    ByRows,
+    FoldedUpsampling,
+    InstanceNorm,
+    Layers,
+    Region,
+    Residual,
+    TransformerNetwork,
+)
 from fnst.passage import Progress
 from fnst.rewrites import Blocks, Folded, Winograd, doubling
 from fnst.stylize import Image, has_bf16, keep_digits, stylize
@@ -110,7 +118,7 @@ def _exchanged(
         _exchange(network, FoldedUpsampling, Folded)
         _round(network, dtype)
     if device.type == "cuda":
-        network.layers = nn.Sequential(Recorded(network.layers))
+        network.layers = Recorded(*network.layers)
     return network
 
 
@@ -145,30 +153,28 @@ class Rounded(nn.Module):
         return photos.to(self.dtype)
 
 
-class Recorded(nn.Module):
-    """Layers on a GPU, whose kernels are recorded when a fourth picture of one size comes in a row.
+class Recorded(Layers):
+    """Layers on a GPU; when a fourth picture of one size comes in a row, kernels are recorded."""
 
-    Args:
-        layers: what is to be applied.
-    """
-
-    def __init__(self, layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = layers
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__(*layers)
         self.forget()
 
     def forget(self) -> None:
         """Begin anew, and hold nothing."""
         self.size, self.graphed = torch.Size(), Graphed(self._work)
+        self.region: Region | None = None
         self.stylized = torch.empty(0)
 
-    def forward(self, photos: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    def forward(
+        self, photos: Float[Tensor, "b 3 h w"], region: Region | None = None
+    ) -> Float[Tensor, "b 3 h w"]:
         """What the layers draw; the next call overwrites it."""
-        if photos.shape != self.size:
+        if (photos.shape, region) != (self.size, self.region):
             self.forget()
-            self.size = photos.shape
+            self.size, self.region = photos.shape, region
         self.graphed(photos)
         return self.stylized
 
     def _work(self, photos: Float[Tensor, "b 3 h w"]) -> None:
-        self.stylized = self.layers(photos)
+        self.stylized = super().forward(photos, self.region)

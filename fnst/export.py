@@ -6,6 +6,7 @@ is written node by node from the network's layers, in operators that every runti
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from importlib.metadata import version as version_of
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -82,7 +83,9 @@ def graph(
     nodes, network = Nodes(), checkpoint.network
     photo = _to_floats(nodes, "photo", pixels, layout)
     size, begin = nodes.add("Shape", photo, start=2, end=4), nodes.numbers(MARGIN, MARGIN)
-    extended = nodes.add("Sigmoid", _layers(nodes, network.layers, _extended(nodes, photo, size)))
+    region = _region(nodes, size)
+    drawn = _layers(nodes, network.layers, _extended(nodes, photo, size), region)
+    extended = nodes.add("Sigmoid", drawn)
     end = nodes.add("Add", size, begin)
     drawn = nodes.add("Slice", extended, begin, end, nodes.numbers(2, 3))
     result = _from_floats(nodes, drawn, pixels, layout)
@@ -154,6 +157,32 @@ def _beyond(nodes: "Nodes", side: str) -> str:
     return nodes.add("Min", there, nodes.add("Sub", period, there), last)
 
 
+@dataclass(frozen=True)
+class _Region:
+    """What ``network.Region`` is, as the names of whole numbers."""
+
+    margin: str
+    sides: str
+    seen: str
+
+
+def _region(nodes: "Nodes", size: str) -> _Region:
+    """What ``stylize.region`` finds."""
+    seen = _reach(nodes, size)
+    is_small = nodes.add("Less", nodes.add("ReduceMin", size), nodes.numbers(MARGIN))
+    margin = nodes.add("Where", is_small, nodes.numbers(0), nodes.numbers(MARGIN))
+    return _Region(margin, nodes.add("Where", is_small, seen, size), seen)
+
+
+def _inner(nodes: "Nodes", maps: str, region: _Region) -> str:
+    """Of maps of any resolution, what belongs to the region."""
+    scale = nodes.add("Div", region.seen, nodes.add("Shape", maps, start=2, end=4))
+    first = nodes.add("Div", region.margin, scale)
+    up = nodes.add("Add", region.sides, nodes.add("Sub", scale, nodes.numbers(1)))
+    end = nodes.add("Add", first, nodes.add("Div", up, scale))
+    return nodes.add("Slice", maps, first, end, nodes.numbers(2, 3))
+
+
 def _reach(nodes: "Nodes", side: str) -> str:
     stride, more = (nodes.constant(np.int64(n)) for n in (STRIDE, 2 * MARGIN + STRIDE - 1))
     return nodes.add("Mul", nodes.add("Div", nodes.add("Add", side, more), stride), stride)
@@ -162,15 +191,15 @@ def _reach(nodes: "Nodes", side: str) -> str:
 # --- the network ----------------------------------------------------------------------------------
 
 
-def _layers(nodes: "Nodes", layer: nn.Module, maps: str) -> str:
+def _layers(nodes: "Nodes", layer: nn.Module, maps: str, region: _Region) -> str:
     """The name of what a layer makes of the maps of that name."""
     match layer:
         case nn.Sequential():
             for each in layer:
-                maps = _layers(nodes, each, maps)
+                maps = _layers(nodes, each, maps, region)
             return maps
         case Residual():
-            return nodes.add("Add", _layers(nodes, layer.layers, maps), maps)
+            return nodes.add("Add", _layers(nodes, layer.layers, maps, region), maps)
         case ByRows():  # in blocks, because runtimes on CPUs are slow at few channels, too
             blocks = Blocks(layer)
             padded = _padded(nodes, maps, blocks.padding, "reflect")
@@ -180,8 +209,7 @@ def _layers(nodes: "Nodes", layer: nn.Module, maps: str) -> str:
             padded = _padded(nodes, maps, int(layer.padding[0]), "reflect")
             return _convolved(nodes, "Conv", padded, layer.weight, layer.bias, strides=layer.stride)
         case InstanceNorm():
-            numbers = (nodes.constant(layer.weight), nodes.constant(layer.bias))
-            return nodes.add("InstanceNormalization", maps, *numbers, epsilon=EPSILON)
+            return _normal(nodes, layer, maps, _inner(nodes, maps, region))
         case nn.ReLU():
             return nodes.add("Relu", maps)
         case nn.MaxPool2d():
@@ -205,6 +233,18 @@ def _layers(nodes: "Nodes", layer: nn.Module, maps: str) -> str:
             )
         case _:
             raise TypeError(f"no way is known to export a {type(layer).__name__}")
+
+
+def _normal(nodes: "Nodes", layer: InstanceNorm, maps: str, inner: str) -> str:
+    """Maps, normalized by the statistics of a part of them."""
+    axes, epsilon = nodes.numbers(2, 3), nodes.constant(np.float32(EPSILON))
+    weight, bias = (nodes.constant(each.view(-1, 1, 1)) for each in (layer.weight, layer.bias))
+    mean = nodes.add("ReduceMean", inner, axes)
+    apart = nodes.add("Sub", inner, mean)
+    variance = nodes.add("ReduceMean", nodes.add("Mul", apart, apart), axes)
+    deviation = nodes.add("Sqrt", nodes.add("Add", variance, epsilon))
+    scaled = nodes.add("Mul", nodes.add("Sub", maps, mean), nodes.add("Div", weight, deviation))
+    return nodes.add("Add", scaled, bias)
 
 
 def _padded(nodes: "Nodes", maps: str, width: int, mode: str) -> str:

@@ -45,13 +45,43 @@ class Finish(NamedTuple):
     added_around: int = 0
 
 
+class Box(NamedTuple):
+    """A part of maps.
+
+    Attributes:
+        first: rows above it, and columns before it.
+        height: its rows.
+        width: its columns.
+    """
+
+    first: int
+    height: int
+    width: int
+
+    def of(self, maps: Maps) -> Maps:
+        """That part, a view."""
+        down = slice(self.first, self.first + self.height)
+        across = slice(self.first, self.first + self.width)
+        return maps[:, :, down, across]
+
+    def of_strip(self, strip: Maps, top: int) -> Maps:
+        """What of it is in a strip of the maps, whose first row is that number; may be empty."""
+        first, end = max(0, self.first - top), max(0, self.first + self.height - top)
+        return strip[:, :, first:end, self.first : self.first + self.width]
+
+
 def serves(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether ``finished`` is of use: on a GPU whose kernels do what they shall in this dtype."""
     return device.type == "cuda" and dtype in TOLERANCES and _works(device, dtype)
 
 
 def finished(
-    maps: Maps, weight: PerChannel, bias: PerChannel, finish: Finish, added: Maps | None = None
+    maps: Maps,
+    weight: PerChannel,
+    bias: PerChannel,
+    finish: Finish,
+    added: Maps | None = None,
+    box: Box | None = None,
 ) -> Float[Tensor, "b c _ _"]:
     """Maps normalized, passed through a ReLU or not, added to and padded; channels_last.
 
@@ -61,16 +91,28 @@ def finished(
         bias: what is added to them then.
         finish: what comes after.
         added: maps that are added, or nothing.
+        box: the part of the maps whose mean and variance are taken; all of them if None. With it,
+            there is no way back.
     """
-    result: Tensor = _Finished.apply(maps, weight, bias, finish, added)
+    result: Tensor = _Finished.apply(maps, weight, bias, finish, added, box)
     return result
 
 
 def plain(
-    maps: Maps, weight: PerChannel, bias: PerChannel, finish: Finish, added: Maps | None = None
+    maps: Maps,
+    weight: PerChannel,
+    bias: PerChannel,
+    finish: Finish,
+    added: Maps | None = None,
+    box: Box | None = None,
 ) -> Float[Tensor, "b c _ _"]:
     """The same by PyTorch's own kernels, one after the other."""
-    maps = F.instance_norm(maps, weight=weight, bias=bias, eps=EPSILON)
+    if box is None:
+        maps = F.instance_norm(maps, weight=weight, bias=bias, eps=EPSILON)
+    else:
+        variance, mean = torch.var_mean(box.of(maps), (2, 3), correction=0, keepdim=True)
+        normal = (maps - mean) * torch.rsqrt(variance + EPSILON)
+        maps = normal * weight.view(-1, 1, 1) + bias.view(-1, 1, 1)
     if finish.relu:
         maps = F.relu(maps)
     if added is not None:
@@ -81,7 +123,13 @@ def plain(
 class _Finished(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, maps: Tensor, weight: Tensor, bias: Tensor, finish: Finish, added: Tensor | None
+        ctx: Any,
+        maps: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        finish: Finish,
+        added: Tensor | None,
+        box: Box | None,
     ) -> Tensor:
         from fnst import kernels
 
@@ -89,10 +137,10 @@ class _Finished(torch.autograd.Function):
         if added is not None:
             added = added.to(maps.dtype, memory_format=torch.channels_last)
         result, mean, scale = kernels.forward(
-            maps, weight, bias, added, epsilon=EPSILON, **finish._asdict()
+            maps, weight, bias, added, box=box, epsilon=EPSILON, **finish._asdict()
         )
         ctx.save_for_backward(maps, weight, bias, mean, scale)
-        ctx.finish, ctx.is_added = finish, added is not None
+        ctx.finish, ctx.is_added, ctx.is_part = finish, added is not None, box is not None
         return result
 
     @staticmethod
@@ -100,10 +148,12 @@ class _Finished(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         from fnst import kernels
 
+        if ctx.is_part:
+            raise NotImplementedError("there is no way back through the norm of a part")
         to_maps, to_weight, to_bias, to_added = kernels.backward(
             grads[0], *ctx.saved_tensors, is_added=ctx.is_added, **ctx.finish._asdict()
         )
-        return to_maps, to_weight, to_bias, None, to_added
+        return to_maps, to_weight, to_bias, None, to_added, None
 
 
 @cache
@@ -136,6 +186,8 @@ def _tried(way: Callable[..., Tensor], device: torch.device, dtype: torch.dtype)
     weight, bias = (each.to(device).requires_grad_() for each in (weight, bias))
     first = way(maps, weight, bias, Finish(True, 1, "reflect"))
     second = way(first, weight, bias, Finish(False, 2, "replicate", added_around=1), added)
+    with torch.no_grad():
+        part = way(maps, weight, bias, Finish(True, 1, "reflect"), box=Box(2, 5, 7))
     # squared, so that every gradient is another
     grads = torch.autograd.grad(second.float().square().sum(), (maps, weight, bias, added))
-    return [first, second, *(grad / grad.abs().max() for grad in grads)]
+    return [first, second, part, *(grad / grad.abs().max() for grad in grads)]

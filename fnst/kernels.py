@@ -36,7 +36,7 @@ SUMMING, WRITING = 264, 1056
 OPTIONS = {"num_warps": 8, "enable_fp_fusion": True}
 
 # A kernel is compiled once for all sizes of pictures.
-SIZES = ["h", "w", "each", "parts", "around", "added_around"]
+SIZES = ["h", "w", "before", "high", "wide", "summed", "each", "parts", "around", "added_around"]
 
 
 # --- there and back -------------------------------------------------------------------------------
@@ -52,6 +52,7 @@ def forward(
     around: int,
     border: str,
     added_around: int,
+    box: tuple[int, int, int] | None,
     epsilon: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The finished maps (b, c, h + 2 around, w + 2 around), and mean and 1 / deviation, (b, c).
@@ -66,6 +67,8 @@ def forward(
         around: by so many positions the result is padded.
         border: with its reflection, or with its edge: ``reflect`` or ``replicate``.
         added_around: by so many positions ``added`` is.
+        box: the part of the maps that is summed up: its first row, which is its first column as
+            well, its height and its width; all of them if None.
         epsilon: added to the variance.
     """
     b, c, h, w = maps.shape
@@ -73,13 +76,16 @@ def forward(
         raise ValueError(f"maps of {h}x{w} cannot be reflected by {around}")
     result = _empty((b, c, h + 2 * around, w + 2 * around), maps)
     mean, scale = torch.empty(2, b, c, dtype=torch.float32, device=maps.device)
-    cut = _Cut.of(maps)
+    first, high, wide = box or (0, h, w)
+    cut = _Cut.of(maps, high * wide)
     sums = cut.sums(maps)
     with torch.cuda.device_of(maps):
-        _sum_up[cut.summing](maps, *sums, h, w, cut.each, c, **cut.known())
+        _sum_up[cut.summing](
+            maps, *sums, h, w, first, high, wide, cut.each, c, **cut.known(),
+        )  # fmt: skip
         _finish[cut.writing(result)](
             maps, weight, bias, added, result, *sums, mean, scale,
-            h, w, cut.each, cut.parts, c, around, added_around, epsilon,
+            h, w, high * wide, cut.each, cut.parts, c, around, added_around, epsilon,
             RELU=relu, ADDED=added is not None, REFLECT=border == "reflect",
             PARTS=cut.most, **cut.known(),
         )  # fmt: skip
@@ -121,7 +127,7 @@ def backward(
     to_added = None
     if is_added:  # into whose border nothing is written
         to_added = _empty((b, c, h + 2 * added_around, w + 2 * added_around), maps).zero_()
-    cut = _Cut.of(maps)
+    cut = _Cut.of(maps, h * w)
     sums = cut.sums(maps)
     known = cut.known() | {
         "RELU": relu,
@@ -158,15 +164,16 @@ class _Cut:
     each: int  # positions of a part
 
     @classmethod
-    def of(cls, maps: Tensor) -> "_Cut":
-        b, c, h, w = maps.shape
+    def of(cls, maps: Tensor, count: int) -> "_Cut":
+        """Of so many positions, which are summed up."""
+        b, c, _, _ = maps.shape
         channels = min(GROUP, triton.next_power_of_2(c))
         groups = triton.cdiv(c, channels)
         positions = max(1, TILE // channels)
-        tiles = triton.cdiv(h * w, positions)
+        tiles = triton.cdiv(count, positions)
         parts = min(MERGED // channels, triton.cdiv(SUMMING, b * groups), tiles)
         each = triton.cdiv(tiles, parts) * positions
-        return cls(b, groups, channels, positions, triton.cdiv(h * w, each), each)
+        return cls(b, groups, channels, positions, triton.cdiv(count, each), each)
 
     @property
     def most(self) -> int:
@@ -198,24 +205,28 @@ class _Cut:
 
 @triton.jit(do_not_specialize=SIZES)
 @no_type_check
-def _sum_up(maps, means, squares, h, w, each, c, CHANNELS: tl.constexpr, TILE: tl.constexpr):
-    """Of a part of an image: the mean of each channel, and the sum of squares around it ([C83])."""
+def _sum_up(
+    maps, means, squares, h, w, before, high, wide, each, c,
+    CHANNELS: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Of a part of a box: the mean of each channel, and the sum of squares around it ([C83])."""
     part, image = tl.program_id(0), tl.program_id(2).to(tl.int64)
     channel, is_channel = _group(c, CHANNELS)
     maps += image * h * w * c
     mean = tl.zeros([CHANNELS], tl.float32)
     square = tl.zeros([CHANNELS], tl.float32)
-    first, end = part * each, tl.minimum(part * each + each, h * w)
+    first, end = part * each, tl.minimum(part * each + each, high * wide)
     for start in range(first, end, TILE):
         place = start + tl.arange(0, TILE)
         mask = (place < end)[:, None] & is_channel[None, :]
-        values = tl.load(maps + place[:, None] * c + channel[None, :], mask, 0.0).to(tl.float32)
-        before, count = (start - first) * 1.0, tl.minimum(end - start, TILE) * 1.0
+        offset = (before + place // wide) * w + before + place % wide
+        values = tl.load(maps + offset[:, None] * c + channel[None, :], mask, 0.0).to(tl.float32)
+        done, count = (start - first) * 1.0, tl.minimum(end - start, TILE) * 1.0
         here = tl.sum(values, 0) / count
         off = tl.where(mask, values - here[None, :], 0.0)
-        apart, share = here - mean, count / (before + count)
+        apart, share = here - mean, count / (done + count)
         mean += apart * share
-        square += tl.sum(off * off, 0) + apart * apart * (before * share)
+        square += tl.sum(off * off, 0) + apart * apart * (done * share)
     at = (image * tl.num_programs(0) + part) * c + channel
     tl.store(means + at, mean, is_channel)
     tl.store(squares + at, square, is_channel)
@@ -225,7 +236,7 @@ def _sum_up(maps, means, squares, h, w, each, c, CHANNELS: tl.constexpr, TILE: t
 @no_type_check
 def _finish(
     maps, weight, bias, added, result, means, squares, mean_of, scale_of,
-    h, w, each, parts, c, around, added_around, epsilon,
+    h, w, summed, each, parts, c, around, added_around, epsilon,
     RELU: tl.constexpr, ADDED: tl.constexpr, REFLECT: tl.constexpr, PARTS: tl.constexpr,
     CHANNELS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
@@ -234,13 +245,13 @@ def _finish(
     channel, is_channel = _group(c, CHANNELS)
     # the parts merged, two passes over numbers that are there already
     part, at, there = _parts(image, parts, c, channel, is_channel, PARTS)
-    count = tl.minimum(each, h * w - part * each) * 1.0
+    count = tl.minimum(each, summed - part * each) * 1.0
     count = tl.where(part < parts, count, 0.0)[:, None]
     of_parts = tl.load(means + at, there, 0.0)
-    mean = tl.sum(of_parts * count, 0) / (h * w)
+    mean = tl.sum(of_parts * count, 0) / summed
     apart = of_parts - mean[None, :]
     square = tl.sum(tl.load(squares + at, there, 0.0) + count * apart * apart, 0)
-    scale = 1.0 / tl.sqrt(square / (h * w) + epsilon)
+    scale = 1.0 / tl.sqrt(square / summed + epsilon)
     if program == 0:
         tl.store(mean_of + image * c + channel, mean, is_channel)
         tl.store(scale_of + image * c + channel, scale, is_channel)

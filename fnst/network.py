@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fnst import fused
-from fnst.fused import EPSILON, Finish
+from fnst.fused import EPSILON, Box, Finish
 
 Image = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
 Maps = Float[Tensor, "b c h w"]
@@ -39,6 +39,31 @@ STRIP_POSITIONS = 128 * 128
 # stairs of two pixels; the bilinear filter leaves it a slope.
 NEAREST = (1.0, 1.0)
 BILINEAR = (0.25, 0.75, 0.75, 0.25)
+
+
+@dataclass(frozen=True)
+class Region:
+    """Where a picture lies in the larger one that a network sees, the rest being its reflection.
+
+    Attributes:
+        margin: rows above it, and columns before it; a multiple of 4.
+        height: its own, pixels.
+        width: likewise.
+        seen: the height of the larger one.
+    """
+
+    margin: int
+    height: int
+    width: int
+    seen: int
+
+    def box(self, scale: int) -> Box:
+        """Where it lies in maps of a resolution lower by ``scale``."""
+        return Box(self.margin // scale, -(-self.height // scale), -(-self.width // scale))
+
+    def box_in(self, maps: Maps) -> Box:
+        """Where it lies in these maps of the larger picture."""
+        return self.box(self.seen // maps.shape[2])
 
 
 class TransformerNetwork(nn.Module):
@@ -74,7 +99,7 @@ class TransformerNetwork(nn.Module):
             "downsampling": downsampling,
             "upsampling": upsampling,
         }
-        self.layers: nn.Sequential = Layers(
+        self.layers = Layers(
             Reflected(3, width, 9),
             InstanceNorm(width),
             nn.ReLU(inplace=True),
@@ -94,24 +119,36 @@ class TransformerNetwork(nn.Module):
             ByRows(width, 3, 9),
         )
 
-    def forward(self, photos: Image) -> Image:
-        """Stylize photos whose height and width are multiples of 4 and at least 16."""
-        return torch.sigmoid(self.layers(photos).float())
+    def forward(self, photos: Image, region: Region | None = None) -> Image:
+        """Stylize photos whose height and width are multiples of 4 and at least 16.
+
+        Args:
+            photos: what the network sees.
+            region: the part that norms take their statistics of; all of it if None. With it,
+                nothing can be learnt.
+        """
+        return torch.sigmoid(self.layers(photos, region).float())
 
 
-class Layers(nn.Sequential):
+class Regional(nn.Module):
+    """What contains a norm, and so has to know where the picture lies."""
+
+    def forward(self, maps: Tensor, region: Region | None = None) -> Tensor:
+        """Apply it."""
+        raise NotImplementedError
+
+
+class Layers(Regional, nn.Sequential):
     """Layers one after the other; on a GPU, what follows a convolution is done at once."""
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def forward(self, maps: Tensor, region: Region | None = None) -> Tensor:
         """Apply them."""
         if fused.serves(maps.device, _computed_in(self, maps.device)):
-            return _at_once(list(_sections(self)), maps)
-        for layer in self:
-            maps = layer(maps)
-        return maps
+            return _at_once(list(_sections(self)), maps, region)
+        return _one_by_one(self, maps, region)
 
 
-class Residual(nn.Module):
+class Residual(Regional):
     """Two 3x3 convolutions around which the input is carried ([J16], supplement)."""
 
     def __init__(self, channels: int) -> None:
@@ -124,9 +161,14 @@ class Residual(nn.Module):
             InstanceNorm(channels),
         )
 
-    def forward(self, maps: Maps) -> Maps:
-        result: Tensor = self.layers(maps)
-        return result + maps
+    def forward(self, maps: Maps, region: Region | None = None) -> Maps:
+        return _one_by_one(self.layers, maps, region) + maps
+
+
+def _one_by_one(layers: Iterable[nn.Module], maps: Tensor, region: Region | None) -> Tensor:
+    for layer in layers:
+        maps = layer(maps, region) if isinstance(layer, Regional) else layer(maps)
+    return maps
 
 
 class Reflected(nn.Conv2d):
@@ -256,7 +298,7 @@ def _fold_axis(weight: Tensor, axis: int, taps: tuple[float, ...]) -> Tensor:
     return torch.stack(shifted).sum(0)
 
 
-class InstanceNorm(nn.Module):
+class InstanceNorm(Regional):
     """Normalize each channel of each image over its positions, then scale and shift it ([U16])."""
 
     def __init__(self, channels: int) -> None:
@@ -264,7 +306,9 @@ class InstanceNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(channels))
         self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, maps: Maps) -> Maps:
+    def forward(self, maps: Maps, region: Region | None = None) -> Maps:
+        if region is not None:
+            return _normalize_by(region, maps, self.weight, self.bias)
         result: Tensor = _InstanceNorm.apply(maps, self.weight, self.bias)
         return result
 
@@ -325,17 +369,47 @@ def _normalize_strips(maps: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tenso
     return normalized, mean, torch.rsqrt(variance + EPSILON)
 
 
+@torch.no_grad()
+def _normalize_by(region: Region, maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """All of the maps, by the statistics of what belongs to the region."""
+    normalized = []
+    for one in torch.split(maps, 1):
+        inner = region.box_in(one).of(one)
+        if maps.device.type == "cpu":
+            mean, variance = _moments(inner, weight.dtype)
+        else:
+            variance, mean = torch.var_mean(inner[0].to(weight.dtype), (1, 2), correction=0)
+        normalized.append(F.batch_norm(one, mean, variance, weight, bias, eps=EPSILON))
+    return normalized[0] if len(normalized) == 1 else torch.cat(normalized)
+
+
 def _moments(maps: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean and variance of each channel of one image, from those of its strips ([C83])."""
-    _, c, h, w = maps.shape
-    strips = torch.split(maps, max(1, STRIP_POSITIONS // w), 2)
+    _, c, h, _ = maps.shape
     unused, too = maps.new_zeros(2, c, dtype=dtype)  # their dtype becomes that of the result
-    each = [torch.batch_norm_update_stats(strip, unused, too, 0.0) for strip in strips]
+    heights, each = [], []
+    for strip in strips(maps):
+        heights.append(strip.shape[2])
+        each.append(torch.batch_norm_update_stats(strip, unused, too, 0.0))
     means, variances = (torch.stack(parts).double() for parts in zip(*each, strict=True))
-    shares = torch.tensor([[strip.shape[2] / h] for strip in strips], dtype=torch.float64)
+    shares = torch.tensor(heights, dtype=torch.float64).unsqueeze(1) / h
     mean = (shares * means).sum(0)
     variance = (shares * (variances + (means - mean).square())).sum(0)
     return mean.to(dtype), variance.to(dtype)
+
+
+def strips(maps: Float[Tensor, "1 c h w"]) -> Iterator[Float[Tensor, "1 c _ w"]]:
+    """Rows of maps, of so few positions that float32 adds them up; the next takes a strip's place.
+
+    Where maps are a part of larger ones they are copied, as kernels are slow at those.
+    """
+    each = torch.split(maps, max(1, STRIP_POSITIONS // maps.shape[3]), 2)
+    if maps.is_contiguous(memory_format=torch.channels_last):
+        yield from each
+        return
+    room = torch.empty_like(each[0], memory_format=torch.channels_last)
+    for strip in each:
+        yield room[:, :, : strip.shape[2]].copy_(strip)
 
 
 def _strided(inputs: int, outputs: int) -> nn.Module:
@@ -398,7 +472,7 @@ class _Section:
         return maps
 
 
-def _at_once(sections: Sequence[_Section], photos: Tensor) -> Tensor:
+def _at_once(sections: Sequence[_Section], photos: Tensor, region: Region | None) -> Tensor:
     around, border = sections[0].padding
     maps = F.pad(photos, [around] * 4, mode=border)
     opened = maps, around  # what the last residual block began with
@@ -410,7 +484,8 @@ def _at_once(sections: Sequence[_Section], photos: Tensor) -> Tensor:
             added, added_around = opened if section.closes else (None, 0)
             around, border = following.padding
             finish = Finish(section.relu, around, border, added_around)
-            maps = fused.finished(maps, norm.weight, norm.bias, finish, added)
+            box = region.box_in(maps) if region else None
+            maps = fused.finished(maps, norm.weight, norm.bias, finish, added, box)
     return maps
 
 

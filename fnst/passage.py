@@ -28,18 +28,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fnst.fused import EPSILON
+from fnst.fused import EPSILON, Box
 from fnst.network import (
-    STRIP_POSITIONS,
     Bordered,
     FoldedUpsampling,
     InstanceNorm,
     Reflected,
     Residual,
     TransformerNetwork,
+    strips,
 )
 from fnst.rows import Queue, Rows, Store, Strip
-from fnst.stylize import MARGIN, Image, beyond, from_floats, reach, to_floats
+from fnst.stylize import MARGIN, Image, beyond, from_floats, reach, region, to_floats
 
 Progress = Callable[[int, int], None]  # how much is done, and of how much
 
@@ -217,21 +217,26 @@ Moments = tuple[Float[Tensor, " c"], Float[Tensor, " c"]]  # mean and variance
 
 
 class Statistics:
-    """Mean and variance of each channel over all strips, merged in float64 by [C83].
+    """Mean and variance of each channel over a box of the maps, merged in float64 by [C83].
 
     Merged at once and in place: small tensors that stayed between large ones would keep the memory
     of those from being used again.
     """
 
-    def __init__(self, channels: int, device: torch.device) -> None:
+    def __init__(self, channels: int, device: torch.device, box: Box) -> None:
+        self._box, self._top = box, 0
         self._count = 0
         self._mean, self._squares = torch.zeros(2, channels, dtype=torch.float64, device=device)
 
     def add(self, strip: Strip) -> None:
-        """Take in the positions of a strip."""
+        """Take in what of the next strip is in the box."""
+        inside = self._box.of_strip(strip, self._top)
+        self._top += strip.shape[2]
+        if not inside.numel():
+            return
         # Batch norm's kernel of two passes: a twentieth of the time of torch.var_mean on a CPU. It
         # adds up in float32, which a long strip is too large for.
-        for rows in torch.split(strip, max(1, STRIP_POSITIONS // strip.shape[3]), 2):
+        for rows in strips(inside):
             mean, variance = torch.batch_norm_update_stats(rows, None, None, 0.0)
             count = rows[0, 0].numel()
             apart = mean.double() - self._mean
@@ -280,7 +285,8 @@ class Passage:
         scale = Fraction(1)  # of those
         for stage, following in pairwise(self.stages):
             layers += stage.layers
-            statistics = Statistics(stage.channels, device_of(self.network))
+            box = region(*self.image.shape[2:]).box(int(1 / stage.scale))
+            statistics = Statistics(stage.channels, device_of(self.network), box)
             kept = Queue(self.store)
             entering = map(partial(self._count, scale), source(stage.is_kept))
             for strip in self._through(layers, entering):

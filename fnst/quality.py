@@ -37,9 +37,9 @@ PERIODS = (2, 4)
 # width to an eighth of an octave around; chosen by us.
 NEAR, FAR = 1 / 64, 1 / 16
 
-# The outer pixels in which a border shows, and how far the photograph is extended to tell it: in
-# networks of ours errors had died away after 24 pixels. Further, the statistics that the network
-# normalizes by would change more, and hide them. Chosen by us.
+# The outer pixels in which a border shows, and how far the photograph is extended to tell it. What
+# paints extends it further, so that these pixels then lie far inside of all that a network sees.
+# More would change the statistics that the network normalizes by, and hide the error. Chosen by us.
 OUTER, EXTENSION = 16, 32
 
 # A difference that nobody sees, a hundredth of a grey level: keeps 0 / 0 at 1.

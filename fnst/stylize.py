@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
 from fnst.errors import DeviceError
-from fnst.network import STRIDE, TransformerNetwork
+from fnst.network import STRIDE, Region, TransformerNetwork
 
 # sRGB: in [0, 1], or 0..255, which is a quarter of the memory.
 Image = Float[Tensor, "b 3 h w"] | UInt8[Tensor, "b 3 h w"]
@@ -37,7 +37,7 @@ def stylize(network: TransformerNetwork, image: Image) -> Image:
     _, _, h, w = image.shape
     device = next(network.parameters()).device
     extended = to_floats(extend(image.to(device))).contiguous(memory_format=torch.channels_last)
-    stylized: Tensor = network(extended)
+    stylized: Tensor = network(extended, region(h, w))
     middle = stylized[..., MARGIN : MARGIN + h, MARGIN : MARGIN + w]
     return from_floats(middle, image.dtype).to(image.device)
 
@@ -53,6 +53,18 @@ def beyond(side: int) -> Int64[Tensor, " extended"]:
     period = max(1, 2 * (side - 1))  # to and fro between the first and the last
     there = torch.arange(-MARGIN, reach(side) - MARGIN) % period
     return torch.minimum(there, period - there).clamp(max=side - 1)
+
+
+def region(h: int, w: int) -> Region:
+    """Where a picture lies in what a network sees: norms take the statistics of the picture alone.
+
+    Reflections have others, as borders are calmer than what they surround; and no training has
+    any. What is smaller than the margin is reflected as a whole: there, all of it counts, because
+    of the picture alone deep maps have few positions.
+    """
+    if min(h, w) < MARGIN:
+        return Region(0, reach(h), reach(w), reach(h))
+    return Region(MARGIN, h, w, reach(h))
 
 
 def reach(side: int) -> int:

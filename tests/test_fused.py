@@ -14,8 +14,8 @@ from torch.testing import assert_close
 
 from fnst import fused
 from fnst.engine import Engine
-from fnst.fused import Finish
-from fnst.network import TransformerNetwork
+from fnst.fused import Box, Finish
+from fnst.network import Region, TransformerNetwork
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU here")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -75,6 +75,20 @@ def test_all_at_once_is_one_after_the_other_there_and_back(finish):
 
 
 @pytest.mark.usefixtures("in_parts")
+@pytest.mark.parametrize("box", [Box(1, 4, 3), Box(0, 7, 5), Box(2, 1, 1)])
+@pytest.mark.parametrize("name", ["reflected", "added"])
+def test_the_statistics_may_be_those_of_a_part(name, box):
+    finish = FINISHES[name]
+    given = inputs(finish)
+    maps, weight, bias, added = given
+    ours = fused.finished(maps, weight, bias, finish, added, box)
+    known = fused.plain(maps, weight, bias, finish, added, box)
+    assert_close(ours, known, atol=1e-4, rtol=1e-5)
+    with pytest.raises(NotImplementedError, match="no way back"):
+        gradients(ours, given)
+
+
+@pytest.mark.usefixtures("in_parts")
 @pytest.mark.parametrize("name", ["reflected", "added"])
 @pytest.mark.parametrize(("dtype", "digit"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)])
 def test_half_precision_is_rounded_once(name, dtype, digit):
@@ -106,10 +120,12 @@ def test_maps_in_another_order_of_memory_give_the_same():
 def test_no_dimension_of_the_grid_is_larger_than_a_gpu_can_count():
     from fnst import kernels
 
-    _, *rest = kernels._Cut.of(torch.empty(2, 32, 7680, 4320, device="meta")).summing
+    count = 7680 * 4320
+    maps = torch.empty(2, 32, 7680, 4320, device="meta")
+    _, *rest = kernels._Cut.of(maps, count).summing
     assert rest == [1, 2]
     maps = torch.empty(1, 256, 7680, 4320, device="meta")  # 130,000 tiles and more
-    _, *rest = kernels._Cut.of(maps).writing(maps)
+    _, *rest = kernels._Cut.of(maps, count).writing(maps)
     assert rest == [4, 1]
 
 
@@ -150,7 +166,7 @@ from fnst import kernels
 
 known = dict(CHANNELS=64, TILE=64, PARTS=128, RELU=True, ADDED=True, REFLECT=True, AROUND=1, SEEN=3)
 maps = {"maps", "added", "result", "pulls", "to_maps", "to_added"}
-sizes = {"h", "w", "each", "parts", "c", "around", "added_around"}
+sizes = {"c", *kernels.SIZES}
 for kernel in (kernels._sum_up, kernels._finish, kernels._sum_up_pulls, kernels._pull):
     names = [parameter.name for parameter in kernel.params]
     types = {
@@ -213,10 +229,11 @@ def test_a_network_at_once_is_its_layers(variant, monkeypatch):
     photos = torch.rand(2, 3, 20, 24).to(DEVICE)
     weights = [parameter for parameter in network.parameters() if parameter.ndim == 4]
     monkeypatch.setattr(fused, "serves", lambda device, dtype: True)
-    at_once = network(photos)
+    at_once, of_part = network(photos), network(photos, Region(4, 10, 13, 20))
     monkeypatch.setattr(fused, "serves", lambda device, dtype: False)
     by_layers = network(photos)
     assert_close(at_once, by_layers, atol=1e-4, rtol=0)
+    assert_close(of_part, network(photos, Region(4, 10, 13, 20)), atol=1e-4, rtol=0)
     for one, other in zip(gradients(at_once, weights), gradients(by_layers, weights), strict=True):
         assert_close(one, other, atol=1e-3, rtol=1e-3)
 

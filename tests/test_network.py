@@ -13,6 +13,7 @@ from fnst.network import (
     NEAREST,
     FoldedUpsampling,
     InstanceNorm,
+    Region,
     TransformerNetwork,
     fold,
 )
@@ -122,6 +123,27 @@ def test_instance_norm_is_torchs_forward_and_backward(memory):
     assert_close(mine.grad, known.grad, atol=1e-12, rtol=0)
     assert_close(ours.weight.grad, theirs.weight.grad, atol=1e-11, rtol=0)
     assert_close(ours.bias.grad, theirs.bias.grad, atol=1e-11, rtol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_instance_norm_of_a_part_normalizes_all_by_the_part(dtype, monkeypatch):
+    monkeypatch.setattr(network, "STRIP_POSITIONS", 8)
+    ours, _ = both_norms(3, torch.float64 if dtype == torch.float64 else torch.float32)
+    maps = (torch.randn(2, 3, 11, 9) * 3 + 10).to(dtype)
+    part = maps[..., 2:7, 2:6].double()
+    variance, mean = torch.var_mean(part, (2, 3), correction=0, keepdim=True)
+    known = (maps.double() - mean) / (variance + 1e-5).sqrt()
+    known = known * ours.weight.double().view(-1, 1, 1) + ours.bias.double().view(-1, 1, 1)
+    # as if maps of 11 rows were those of 22 at half the resolution
+    got = ours(maps, Region(4, 9, 8, 22))
+    assert got.dtype == dtype
+    within = 1e-12 if dtype == torch.float64 else 0.05
+    assert_close(got.double(), known, atol=within, rtol=within)
+
+
+def test_through_the_norm_of_a_part_nothing_learns():
+    maps = torch.randn(1, 2, 8, 8, requires_grad=True)
+    assert not InstanceNorm(2)(maps, Region(0, 4, 4, 8)).requires_grad
 
 
 @pytest.mark.usefixtures("path")

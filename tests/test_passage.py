@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fnst.fused import Box
 from fnst.network import TransformerNetwork
 from fnst.passage import Passage, Statistics, room, stages
 from fnst.rows import Store
@@ -118,13 +119,15 @@ def test_progress_goes_from_strip_to_strip_to_all():
     assert len(done) > 30
 
 
-def test_merged_statistics_are_those_of_everything_together():
+@pytest.mark.parametrize("box", [Box(0, 40, 7), Box(2, 30, 3), Box(1, 39, 6)])
+def test_merged_statistics_are_those_of_everything_in_the_box_together(box):
     maps = torch.randn(1, 5, 40, 7) * 3 + 100
-    statistics = Statistics(5, torch.device("cpu"))
+    statistics = Statistics(5, torch.device("cpu"), box)
     for strip in maps.split((1, 20, 3, 16), 2):
         statistics.add(strip.contiguous(memory_format=torch.channels_last))
     mean, variance = statistics.moments()
-    exact = maps.double()
+    first, height, width = box
+    exact = maps[..., first : first + height, first : first + width].double()
     torch.testing.assert_close(mean.double(), exact.mean((0, 2, 3)), rtol=1e-6, atol=0)
     torch.testing.assert_close(
         variance.double(), exact.var((0, 2, 3), correction=0), rtol=1e-5, atol=0

@@ -1,14 +1,18 @@
 """Any picture in, the same size out."""
 
+import copy
+import math
+
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
 from fnst.engine import Engine
 from fnst.errors import DeviceError
-from fnst.network import TransformerNetwork
-from fnst.stylize import beyond, device, stylize
+from fnst.network import InstanceNorm, Region, TransformerNetwork
+from fnst.stylize import beyond, device, region, stylize
 
 
 @pytest.fixture
@@ -27,14 +31,51 @@ def test_every_size_is_kept(network, h, w):
     assert stylized.max() <= 1
 
 
-@pytest.mark.parametrize(("h", "w"), [(36, 64), (38, 43)])
+class PlainNorm(nn.Module):
+    """An instance norm of a picture's own statistics, which lies in one reflected by 32 pixels."""
+
+    def __init__(self, norm, h, w):
+        super().__init__()
+        self.norm, self.h, self.w = norm, h, w
+
+    def forward(self, maps):
+        scale = -(-(self.h + 64) // 4) * 4 // maps.shape[2]
+        first, h, w = 32 // scale, math.ceil(self.h / scale), math.ceil(self.w / scale)
+        own = maps[..., first : first + h, first : first + w].flatten(2)
+        mean, variance = own.mean(2)[..., None, None], own.var(2, correction=0)[..., None, None]
+        normal = (maps - mean) / torch.sqrt(variance + 1e-5)
+        return normal * self.norm.weight.view(-1, 1, 1) + self.norm.bias.view(-1, 1, 1)
+
+
+@pytest.mark.parametrize(("h", "w"), [(36, 64), (38, 43), (95, 40)])
 def test_a_picture_is_painted_as_the_middle_of_its_own_reflections(network, h, w):
     image = torch.rand(1, 3, h, w)
     below, right = -h % 4, -w % 4
     reflected = F.pad(image, (32, 32 + right, 32, 32 + below), mode="reflect")
+    plain = copy.deepcopy(network)
+    for parent in (plain.layers, plain.layers[9].layers):
+        for index, layer in enumerate(parent):
+            if isinstance(layer, InstanceNorm):
+                parent[index] = PlainNorm(layer, h, w)
     with torch.no_grad():
-        drawn = network(reflected)[..., 32 : 32 + h, 32 : 32 + w]
-    assert_close(stylize(network, image), drawn)
+        drawn = plain(reflected)[..., 32 : 32 + h, 32 : 32 + w]
+    assert_close(stylize(network, image), drawn, atol=1e-5, rtol=0)
+
+
+def test_what_lies_beyond_its_edges_changes_no_statistics_of_a_picture(network, monkeypatch):
+    """Its middle comes out the same however far it is reflected."""
+    image = torch.rand(1, 3, 160, 160)
+    usual = stylize(network, image)[..., 64:96, 64:96]
+    monkeypatch.setattr("fnst.stylize.MARGIN", 48)
+    assert_close(stylize(network, image)[..., 64:96, 64:96], usual, atol=2 / 255, rtol=0)
+    monkeypatch.setattr("fnst.stylize.region", lambda h, w: None)
+    assert (stylize(network, image)[..., 64:96, 64:96] - usual).abs().max() > 2 / 255
+
+
+def test_a_picture_that_is_smaller_than_what_is_reflected_counts_with_its_reflections():
+    assert region(31, 500) == Region(0, 96, 564, 96)
+    assert region(32, 33) == Region(32, 32, 33, 96)
+    assert Region(32, 33, 35, 100).box(4) == (8, 9, 9)
 
 
 @pytest.mark.parametrize(
@@ -43,9 +84,9 @@ def test_a_picture_is_painted_as_the_middle_of_its_own_reflections(network, h, w
 def test_a_short_side_is_reflected_to_and_fro(side, start):
     places = beyond(side)
     assert len(places) % 4 == 0
-    assert len(places) >= side + 32
-    assert places[16 : 16 + side].tolist() == list(range(side))
-    assert places[16:20].tolist() == start
+    assert len(places) >= side + 64
+    assert places[32 : 32 + side].tolist() == list(range(side))
+    assert places[32:36].tolist() == start
 
 
 def test_borders_are_painted_as_if_the_picture_went_on(network):
