@@ -1,7 +1,7 @@
 """The training step: photographs a second, against the textbook and against the machine."""
 
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from statistics import median
 
@@ -18,7 +18,7 @@ from fnst.stylize import device
 SIDE = 256  # pixels, as the main recipe crops
 BATCH = 4
 LARGER = (16, 32)
-STYLE_SIDE = 512
+STYLE_SIDE = 256
 RATE = 0.001
 CONTENT = "relu3_1"
 STYLE = {"relu1_1": 0.2, "relu2_1": 0.1, "relu3_1": 0.05, "relu4_1": 0.025, "relu5_1": 0.0125}
@@ -51,16 +51,16 @@ def measure() -> Iterator[Result]:
     ours.
     """
     ways = {name: _process(name) for name in ("textbook", *DTYPES)}
-    # imports, and what libraries set up at their first calls
-    for warmed in [way.submit(_warm) for way in ways.values()]:
-        warmed.result()
+    # imports at once, and then, one after the other, what libraries set up at their first calls
+    for begun in [way.submit(timing.wait) for way in ways.values()]:
+        begun.result()
+    work = {name: way.submit(_warm).result() for name, way in ways.items()}["fp32"]
     rounds = [
         {name: way.submit(_seconds, BATCH).result() for name, way in ways.items()}
         | {f"peak-{name}": ways[name].submit(_peak_rate).result() for name in DTYPES}
         for _ in range(_rounds())
     ]
     memories = {name: way.submit(timing.peak_memory).result() for name, way in ways.items()}
-    work = ways["fp32"].submit(_flops).result()
     where = f"train-step/{device().type}"
     for name in ways:
         seconds = median(each[name] for each in rounds)
@@ -156,8 +156,8 @@ _step: Step  # of this process
 
 
 def _end(ways: Mapping[str, ProcessPoolExecutor]) -> None:
-    for way in ways.values():
-        way.shutdown()
+    with ThreadPoolExecutor() as together:  # each takes a second
+        list(together.map(ProcessPoolExecutor.shutdown, ways.values()))
 
 
 def _process(name: str) -> ProcessPoolExecutor:
@@ -173,12 +173,15 @@ def _begin(name: str) -> None:
     _step = made(name.removesuffix(PLAIN))
 
 
-def _warm() -> None:
-    if not timing.on_gpu():
-        _step(photographs(1))
-    else:
+def _warm() -> int:
+    """Make the first steps; the floating-point operations of one, as PyTorch counts them."""
+    photos = photographs(1)
+    with FlopCounterMode(display=False) as counter:
+        _step(photos)
+    if timing.on_gpu():
         for _ in range(5):  # a CUDA graph is recorded at the fourth
             _step(photographs(BATCH))
+    return BATCH * int(counter.get_total_flops())
 
 
 def _seconds(batch: int) -> float:
@@ -194,14 +197,6 @@ def _seconds(batch: int) -> float:
 def _peak_rate() -> float:
     """The machine's, in the precision of this process."""
     return timing.peak_rate(_step.dtype if isinstance(_step, Ours) else torch.float32)
-
-
-def _flops() -> int:
-    """Floating-point operations of a step, as PyTorch counts them in this process."""
-    photos = photographs(1)
-    with FlopCounterMode(display=False) as counter:
-        _step(photos)
-    return BATCH * int(counter.get_total_flops())
 
 
 def _rounds() -> int:
