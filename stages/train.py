@@ -7,7 +7,6 @@ what there is to tell and keep.
 
 import hashlib
 import json
-import math
 import os
 import signal
 import sys
@@ -45,7 +44,12 @@ from stages import run, style_named
 Photo = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
 
 DATA = Path("data")
-FORMAT = 4  # raised when the same params, or a state, no longer mean the same training
+
+# Raised by hand when the same params lead to other weights or another curve (the network, the loss,
+# the optimizer, the order and crops of photographs), and when a state holds something else, or
+# means something else by it (``training.save_state``): what was begun before is then set aside, and
+# not gone on with as if it were one of now.
+FORMAT = 5
 
 # Short side of the samples, pixels; chosen by us: strokes can be told, and drawing one takes about
 # as long as a step of the smallest recipe.
@@ -343,7 +347,6 @@ def _learn(
             plan.learning_rate * journal.caution, warmup=plan.warmup_steps, steps=parts.steps
         ),
         report_every=plan.log_every,
-        lowest=min((row["total"] for row in journal.rows), default=math.inf),
     ):
         if teller and losses:
             teller.report(step, losses)
