@@ -146,8 +146,14 @@ class Learner:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def is_sound(self) -> bool:
-        """Whether weights and losses are all numbers; waits for the GPU."""
-        tensors = [self.meter.sums, *self.network.parameters()]
+        """Whether weights, their moments and losses are all numbers; waits for the GPU.
+
+        Where the square of a gradient is infinite, Adam divides by it: weights stay numbers, and
+        learn nothing any more.
+        """
+        remembered = [v for values in self.optimizer.state.values() for v in values.values()]
+        moments = [value for value in remembered if isinstance(value, Tensor)]
+        tensors = [self.meter.sums, *self.network.parameters(), *moments]
         return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
@@ -348,4 +354,6 @@ def _check(learner: Learner, total: float, step: int) -> None:
         )
     # the loss tells of the weights before the step, and not what the step made of them
     if not learner.is_sound():
-        raise DivergedError(f"a weight is no longer a number after step {step}")
+        raise DivergedError(
+            f"a weight, or a moment of its gradients, is no longer a number after step {step}"
+        )

@@ -246,8 +246,18 @@ def test_a_photograph_of_one_colour_is_not_in_the_curve(loss):
 
 
 def test_a_step_that_leaves_no_numbers_is_noticed_before_it_is_kept(loss):
-    with pytest.raises(DivergedError, match="a weight is no longer a number after step 1"):
+    with pytest.raises(DivergedError, match=r"a weight, .* is no longer a number after step 1"):
         run(network(), loss, schedule=constant(float("nan")))
+
+
+def test_moments_that_are_no_numbers_are_noticed_behind_weights_that_are(loss):
+    """The square of a huge gradient is infinite, and the step that Adam makes of it is none."""
+    made = network()
+    for weights in made.parameters():
+        weights.register_hook(lambda gradient: torch.full_like(gradient, 1e30))
+    with pytest.raises(DivergedError, match="a moment of its gradients, is no longer a number"):
+        run(made, loss, steps=1)
+    assert weights_of(made).isfinite().all()
 
 
 def test_one_bad_step_between_two_reports_is_not_overlooked(loss):
