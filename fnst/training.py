@@ -26,7 +26,7 @@ from fnst import distributed, files
 from fnst.errors import TrainingError
 from fnst.graphs import Graphed
 from fnst.losses import PerceptualLoss, Terms
-from fnst.stylize import has_bf16
+from fnst.stylize import has_bf16, keep_digits
 
 Batch = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
 
@@ -119,6 +119,7 @@ class Learner:
         self.meter = Meter(self.device)
         self.lowest = math.inf
         self._forward = distributed.wrap(network)
+        keep_digits()
         self.renew()
 
     def renew(self) -> None:

@@ -182,6 +182,11 @@ def test_convolutions_are_in_the_precision_that_was_chosen_and_weights_in_float3
     assert {p.dtype for p in made.parameters()} == {torch.float32}
 
 
+def test_on_a_gpu_what_learns_rounds_no_float32(loss, rounding):
+    learner(network(), loss)
+    assert not rounding()
+
+
 def test_the_caller_may_stop_whenever_it_likes(loss):
     reports = train(learner(network(), loss), batches(), steps=100, schedule=constant(0.01))
     assert next(reports)[0] == 1
