@@ -169,6 +169,8 @@ def amend(
 ) -> Iterator[Run]:
     """Add to a run that has ended; its times stay. A store that lost it gets it made again.
 
+    One whose end its store was not there to hear of ends now.
+
     Raises:
         RegistryError: when the store does not answer.
     """
@@ -179,8 +181,8 @@ def amend(
         yield run
     finally:
         run.flush()
-        if run.is_new:
-            with run.forgiven():
+        with run.forgiven():
+            if client.get_run(run.id).info.status == "RUNNING":
                 client.set_terminated(run.id)
 
 

@@ -86,6 +86,15 @@ def test_to_amend_a_run_leaves_its_times_alone(project):
     assert curve(run.id, "total") == [(30, 0.5)]
 
 
+def test_to_amend_a_run_whose_end_was_never_told_ends_it(project):
+    """As when the server was away when the training was done."""
+    client = store.connect()
+    run = client.create_run(store.experiment_id(client)).info
+    with tracking.amend("x", run_id=run.run_id, params={}, tags={}):
+        assert client.get_run(run.run_id).info.status == "RUNNING"
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+
+
 def test_to_amend_a_lost_run_makes_it_again_and_ends_it(project):
     with tracking.amend("wave", run_id="f" * 32, params={"a": 1}, tags={}) as amended:
         assert amended.is_new
