@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import re
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,6 +68,19 @@ class Run:
         self._pictures.append((np.ascontiguousarray(pixels.cpu()), key, step))
         if self._pause == FLUSH_SECONDS or time.monotonic() - self._flushed > self._pause:
             self.flush()
+
+    def pictured(self, key: str) -> set[int]:
+        """The steps of which the run has a picture under this key.
+
+        Raises:
+            RegistryError: when the store does not answer.
+        """
+        with store.asked():
+            files = self.client.list_artifacts(self.id, "images")
+        # What log_image calls the second of its two files, the one that the grid shows; MLflow has
+        # used both signs.
+        name = re.compile(rf"images/{re.escape(key)}[+%]step[+%](\d+)[+%].*[+%]compressed\.")
+        return {int(found[1]) for file in files if (found := name.match(file.path))}
 
     def forget(self, step: int) -> None:
         """Leave out what comes after this step, of what is kept back."""
@@ -154,10 +168,11 @@ def record(
         raise
     finally:
         run.flush()
-        if run._rows:
+        if run._rows or run._pictures:
             log.warning(
-                "The last %d points of the curves are not in MLflow; `dvc repro` adds them.",
+                "%d points of the curves and %d pictures are not in MLflow; `dvc repro` adds them.",
                 len(run._rows),
+                len(run._pictures),
             )
         with run.forgiven():
             mlflow.end_run(status)

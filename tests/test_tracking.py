@@ -109,8 +109,18 @@ def test_pictures_fill_the_image_grid(project):
         run.picture(image, key="sample", step=20)
     client = store.connect()
     names = [file.path for file in client.list_artifacts(run.id, "images")]
-    assert [name.endswith(".png") for name in names if "sample" in name and "step+20" in name]
+    assert [name for name in names if name.startswith("images/sample+step+20+")] == names
+    assert {Path(name).suffix for name in names} == {".png", ".webp"}
     assert client.get_run(run.id).data.tags["mlflow.loggedImages"] == "True"
+
+
+def test_a_run_tells_of_which_steps_it_has_pictures(project):
+    with record() as run:
+        assert run.pictured("sample") == set()
+        for step in (0, 20):
+            run.picture(torch.zeros(1, 3, 4, 6), key="sample", step=step)
+        assert run.pictured("sample") == {0, 20}
+        assert run.pictured("other") == set()
 
 
 def test_files_lie_beside_the_run(project, tmp_path):
@@ -160,15 +170,24 @@ def test_a_curve_with_holes_is_filled_from_what_the_training_kept(project):
         assert curve(again.id, "seconds") == []
 
 
-def test_points_that_are_missing_in_the_end_are_said(project, caplog):
+def test_what_is_missing_in_the_end_is_said(project, caplog):
     with record() as run:
         run.log(10, {"total": 1.0})
         run.client = Broken()
         run.client.error = OSError("gone")
-    assert "The last 1 points of the curves are not in MLflow" in caplog.text
+    assert "1 points of the curves and 0 pictures are not in MLflow; `dvc repro`" in caplog.text
     with record(run_id=run.id) as again:
         again.fill([{"step": 10, "total": 1.0, "seconds": 1.0}])
     assert curve(again.id, "total") == [(10, 1.0)]
+
+
+def test_pictures_that_are_missing_in_the_end_are_said(project, caplog):
+    with record() as run:
+        run.client = Broken()
+        run.client.refuses_pictures = True
+        run.log(10, {"total": 1.0})
+        run.picture(torch.zeros(1, 3, 4, 6), key="sample", step=10)
+    assert "0 points of the curves and 1 pictures are not in MLflow; `dvc repro`" in caplog.text
 
 
 class Broken:
@@ -176,6 +195,7 @@ class Broken:
 
     def __init__(self):
         self.error, self.tries, self.points, self.pictures = None, 0, [], []
+        self.refuses_pictures = False
 
     def answer(self):
         self.tries += 1
@@ -188,6 +208,8 @@ class Broken:
 
     def log_image(self, run_id, pixels, *, key, step):
         self.answer()
+        if self.refuses_pictures:
+            raise ClientError("access denied")
         self.pictures.append((key, step, pixels.shape))
 
 
