@@ -6,7 +6,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,6 +137,7 @@ def record(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
     datasets: Sequence["Dataset"] = (),
+    begun: Callable[[str], None] = lambda run_id: None,
 ) -> Iterator[Run]:
     """Write a run while the block lasts, with the machine's own metrics beside ours.
 
@@ -146,6 +147,8 @@ def record(
         params: name -> value, as the UI's table shows them.
         tags: lineage, see ``lineage``.
         datasets: what was learnt from.
+        begun: is told the run's id before anything else is done, so that a stop meanwhile leaves
+            a run that can be gone on with.
 
     Raises:
         RegistryError: when the store does not answer at the start; later it may go away.
@@ -156,8 +159,10 @@ def record(
     with store.asked():
         mlflow.set_system_metrics_sampling_interval(5)  # type: ignore[no-untyped-call]
         run = _begin(client, name, run_id, params, tags)
+    begun(run.id)
+    with store.asked():
         mlflow.start_run(run_id=run.id, log_system_metrics=True)
-        for dataset in datasets if run.is_new else ():
+        for dataset in datasets:  # what the run has already is not added again
             mlflow.log_input(*dataset.as_input())
     status = "FAILED"
     try:

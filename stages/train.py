@@ -143,6 +143,10 @@ def _train(name: str, wanted: params.Params) -> None:
         )
     if start:
         print(f"train {name}: going on after step {start} of {parts.steps}", flush=True)
+
+    def remember(run_id: str) -> None:
+        journal.run_id = run_id
+
     with (
         tracking.record(
             f"{name} {wanted.recipe}",
@@ -150,10 +154,10 @@ def _train(name: str, wanted: params.Params) -> None:
             params=tracking.flatten(shown),
             tags={**lineage, **hashes, "style": name},
             datasets=_datasets(parts.photos.size, hashes["photographs_sha256"]),
+            begun=remember,
         ) as tracked,
         watch(f"train {name}", parts.steps) as update,
     ):
-        journal.run_id = tracked.id
         tracked.fill(journal.rows)
         teller = Teller(parts, journal, tracked, update)
         step, stopped = _learn_safely(name, parts, journal, teller, start)
@@ -291,8 +295,6 @@ def _learn_safely(
         The number of steps done, and whether there was an interrupt.
     """
     with _interrupts() as caught:
-        if teller and not start:
-            journal.keep(parts.learner, 0, good=True)  # somewhere to go back to
         while True:
             start = _agreed(start, parts, journal)
             try:

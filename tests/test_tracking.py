@@ -63,6 +63,23 @@ def test_a_run_that_was_interrupted_goes_on_as_one(project):
     assert store.connect().get_run(first.id).info.status == "FINISHED"
 
 
+def test_a_run_that_was_stopped_while_it_began_is_known_and_goes_on(project, monkeypatch):
+    import mlflow
+
+    known = []
+
+    def interrupted(**options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(mlflow, "start_run", interrupted)
+        with contextlib.suppress(KeyboardInterrupt), record(begun=known.append):
+            pass
+    with record(run_id=known[0], begun=known.append) as run:
+        assert known == [run.id, run.id]
+    assert store.connect().get_run(run.id).data.params["style.size"] == "512"
+
+
 def test_a_run_that_the_store_has_lost_or_deleted_is_begun_anew(project):
     with record() as first:
         pass
@@ -134,7 +151,9 @@ def test_the_dataset_is_shown_with_its_shape_and_hash(project, tmp_path):
     data = tracking.Dataset("train", tmp_path / "train", 8, "a" * 64, "training")
     with record(datasets=[data]) as run:
         pass
-    shown = store.connect().get_run(run.id).inputs.dataset_inputs[0]
+    with record(run_id=run.id, datasets=[data]):  # it goes on
+        pass
+    (shown,) = store.connect().get_run(run.id).inputs.dataset_inputs
     assert (shown.dataset.name, shown.dataset.digest) == ("train", "a" * 36)
     assert "8, 8, 3" in shown.dataset.schema
     assert shown.tags[0].value == "training"
