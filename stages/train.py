@@ -129,8 +129,9 @@ def _train(name: str, wanted: params.Params) -> None:
     fingerprint = _fingerprint(described | hashes | computed)
     journal = Journal(DATA / "models" / f"{name}.partial", fingerprint)
     if distributed.rank():
-        if _learn_safely(name, parts, journal)[1]:
-            sys.exit(130)
+        # An interrupt is the first one's to tell: where another ended so, its torchrun would end
+        # all, while the first one, on another machine, still has to write.
+        _learn_safely(name, parts, journal)
         return
     shown = {**described, "photos": asdict(wanted.chosen.photos)}
     lineage = tracking.lineage()
