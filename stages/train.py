@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -181,11 +181,7 @@ def _train(name: str, wanted: params.Params) -> None:
     checkpoint.save(DATA / "models" / name, parts.network, style=name, training=history)
     files.write_json(DATA / "results" / name / "train.json", summary)
     journal.finish(DATA / "models" / name)
-    print(
-        f"train {name}: {step} steps in {summary['seconds']:.0f} s, "
-        f"{summary['images_per_second']:.1f} images/s, peak {summary['peak_memory_mb']:.0f} MB, "
-        f"content {summary['content']:.3f}, style {summary['style']:.3f}"
-    )
+    print(f"train {name}: {_told(step, summary)}")
     print(f"train {name}: model, loss curve and samples in {DATA / 'models' / name}/")
     if stopped:  # in the last step, or since
         sys.exit(130)
@@ -432,6 +428,17 @@ def _summary(journal: Journal, batch_size: int) -> dict[str, float]:
         "peak_memory_mb": round(_peak_memory() / 1e6),
         **{k: round(sum(r[k] for r in last) / len(last), 6) for k in ("content", "style", "total")},
     }
+
+
+def _told(steps: int, summary: Mapping[str, float]) -> str:
+    """What the training came to, for people."""
+    whose = "GPU" if torch.cuda.is_available() else "process"
+    return (
+        f"{steps} steps in {summary['seconds']:.0f} s, "
+        f"{summary['images_per_second']:.1f} images/s, at most {summary['peak_memory_mb']:.0f} MB "
+        f"of the {whose}'s memory; over its last tenth content {summary['content']:.3f}, style "
+        f"{summary['style']:.3f}"
+    )
 
 
 def _peak_memory() -> float:
