@@ -36,7 +36,6 @@ class Run:
 
     id: str
     client: "MlflowClient"
-    is_new: bool  # false for one that an earlier process began
     _rows: list[tuple[int, int, Mapping[str, float]]] = field(default_factory=list)
     _pictures: list[tuple[Any, str, int]] = field(default_factory=list)
     _flushed: float = field(default_factory=time.monotonic)
@@ -218,7 +217,7 @@ def _begin(
     from mlflow.tracking.context.registry import resolve_tags
 
     if run_id and exists(client, run_id):
-        return Run(run_id, client, is_new=False)
+        return Run(run_id, client)
     source = {"mlflow.source.name": os.environ.get("DVC_STAGE", name)}
     made = client.create_run(
         store.experiment_id(client), tags=resolve_tags({**source, **tags}), run_name=name
@@ -226,7 +225,7 @@ def _begin(
     values = [Param(key, str(value)) for key, value in params.items()]
     for first in range(0, len(values), 100):  # the API takes no more at once
         client.log_batch(made.info.run_id, params=values[first : first + 100])
-    return Run(made.info.run_id, client, is_new=True)
+    return Run(made.info.run_id, client)
 
 
 def exists(client: "MlflowClient", run_id: str) -> bool:

@@ -58,7 +58,7 @@ def test_a_run_that_was_interrupted_goes_on_as_one(project):
     assert store.connect().get_run(first.id).info.status == "KILLED"
     with record(run_id=first.id) as second:
         second.log(20, {"total": 1.0})
-    assert (first.is_new, second.is_new, second.id) == (True, False, first.id)
+    assert second.id == first.id
     assert curve(first.id, "total") == [(10, 2.0), (20, 1.0)]
     assert store.connect().get_run(first.id).info.status == "FINISHED"
 
@@ -87,7 +87,6 @@ def test_a_run_that_the_store_has_lost_or_deleted_is_begun_anew(project):
     for lost in (first.id, "f" * 32):
         with record(run_id=lost) as again:
             pass
-        assert again.is_new
         assert again.id != lost
 
 
@@ -114,7 +113,7 @@ def test_to_amend_a_run_whose_end_was_never_told_ends_it(project):
 
 def test_to_amend_a_lost_run_makes_it_again_and_ends_it(project):
     with tracking.amend("wave", run_id="f" * 32, params={"a": 1}, tags={}) as amended:
-        assert amended.is_new
+        assert amended.id != "f" * 32
     found = store.connect().get_run(amended.id)
     assert (found.info.status, found.data.params) == ("FINISHED", {"a": "1"})
 
@@ -237,7 +236,7 @@ class ClientError(Exception):
 
 
 def test_whatever_a_store_raises_the_training_goes_on_and_it_is_said_once(project, caplog):
-    run = tracking.Run("a", Broken(), is_new=True)
+    run = tracking.Run("a", Broken())
     run.client.error = ClientError("access denied")
     for step in (10, 20):
         run.log(step, {"total": 1.0})
@@ -253,7 +252,7 @@ def test_whatever_a_store_raises_the_training_goes_on_and_it_is_said_once(projec
 def test_a_picture_waits_while_the_store_is_away_and_is_sent_when_it_is_back(project, monkeypatch):
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    run = tracking.Run("a", Broken(), is_new=True)
+    run = tracking.Run("a", Broken())
     run.client.error = OSError("gone")
     for step in (10, 20, 30):
         run.picture(torch.zeros(1, 3, 4, 6), key="sample", step=step)
