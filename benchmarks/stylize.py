@@ -23,7 +23,7 @@ from fnst import checkpoint, export
 from fnst.checkpoint import Checkpoint
 from fnst.engine import Engine
 from fnst.network import TransformerNetwork
-from fnst.stylize import device, stylize
+from fnst.stylize import device, keep_digits, stylize
 
 SIZES = {"256": (256, 256), "512": (512, 512), "1080p": (1080, 1920), "4K": (2160, 3840)}
 ROUNDS = {"256": 5, "512": 5, "1080p": 3, "4K": 1}
@@ -50,13 +50,13 @@ def measure() -> Iterator[Result]:
     """A photograph through a trained network: ours in both precisions, the textbook's, and others.
 
     The textbook's is the network as pytorch/examples builds it (benchmarks/textbook.py): NCHW,
-    float32, nn.InstanceNorm2d, up-sampling and convolution. OpenVINO and ONNX Runtime, where they
-    are installed, run the file that `fnst export` writes. Every pass has a process of its own, and
-    these take turns; the second pass in a process is timed. A ratio is to the textbook's time of
-    the same round, medians of five rounds, of three at 1080p and of one at 4K; a limit is the share
-    of the fastest 3x3 convolution of 256 channels that this machine computes in the same precision,
-    counting the multiplications of the folded network (ours in fp32 does a quarter of those in
-    residual blocks).
+    float32, nn.InstanceNorm2d, up-sampling and convolution, with PyTorch's own settings. OpenVINO
+    and ONNX Runtime, where they are installed, run the file that `fnst export` writes. Every pass
+    has a process of its own, and these take turns; the second pass in a process is timed. A ratio
+    is to the textbook's time of the same round, medians of five rounds, of three at 1080p and of
+    one at 4K; a limit is the share of the fastest 3x3 convolution of 256 channels that this machine
+    computes in the same precision, counting the multiplications of the folded network (ours in fp32
+    does a quarter of those in residual blocks).
 
     `memory` is the peak of the process above what it had before the picture, or of the GPU's
     memory; its ratio is the textbook's to ours. `difference` is the largest from the textbook's
@@ -198,6 +198,7 @@ def _pass(name: str, size: str, scratch: Path) -> Pass:
         paint(photo)
     seconds = timing.timed(lambda: paint(photo))
     memory = timing.peak_memory() - before
+    keep_digits()  # of the textbook's picture, too, which the others are compared with
     painted = paint(photo).cpu().numpy()[0].transpose(1, 2, 0)
     theirs = scratch / f"{size}.npy"
     if name == "textbook":

@@ -13,6 +13,7 @@ from fnst import checkpoint, features, images, params
 from fnst.errors import ImageError, ParamsError
 from fnst.losses import PerceptualLoss, Weights
 from fnst.network import TransformerNetwork
+from fnst.stylize import keep_digits
 
 
 def network(wanted: params.Network, *, seed: int, start: Path | None = None) -> TransformerNetwork:
@@ -67,13 +68,14 @@ def loss(
         picture: the painting's file.
         vgg: the loss network's file.
         device: where pictures to judge will be.
-        dtype: of the loss network's convolutions.
+        dtype: of the loss network's convolutions; no GPU rounds float32 any further.
 
     Raises:
         ImageError: when the painting cannot be read.
         CheckpointError: when the loss network cannot be read.
         ParamsError: when it has no such layer.
     """
+    keep_digits()
     extract = features.load(vgg).in_precision(dtype).to(device)
     return PerceptualLoss(
         extract,

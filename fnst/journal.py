@@ -47,6 +47,9 @@ class Journal:
     def resume(self, learner: Learner, *, noted: str | None = None) -> int:
         """Take up what was kept; the number of steps already done, 0 for a fresh start.
 
+        A fresh start is kept at once: it is somewhere to go back to, and whatever else comes into
+        the folder, as the id of a run does before the first step, is known to belong to it.
+
         Args:
             learner: what goes on.
             noted: what is known elsewhere of this style's last training. One that was finished is
@@ -71,6 +74,8 @@ class Journal:
             begun.unlink()
         if noted is not None and not (self.folder / NOTED).exists():
             files.write(self.folder / NOTED, noted.encode())
+        if step is None:
+            self.keep(learner, 0, good=True)
         return step or 0
 
     def follow(self, learner: Learner, step: int) -> None:

@@ -24,6 +24,10 @@ from fnst.errors import ImageError, ParamsError
 
 Batch = Float[torch.Tensor, "b 3 s s"]  # sRGB in [0, 1]
 
+# Of a GPU's free memory that a set may take; chosen by us: what a step takes is not known before it
+# is made.
+SHARE = 0.25
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -83,18 +87,18 @@ class Photos:
     def on(self, device: torch.device) -> "Photos":
         """The same set, whose pictures come on this device.
 
-        A GPU holds all of it where that takes no more than half of the memory that is free; else
-        what is cut out is sent there, while the GPU computes.
+        A GPU holds all of it where that takes no more than a quarter of the memory that is free;
+        else what is cut out is sent there, while the GPU computes.
         """
         moved = copy.copy(self)
         moved.device = device
-        if device.type == "cuda" and self._bytes <= torch.cuda.mem_get_info(device)[0] // 2:
+        if device.type == "cuda" and self._fits(torch.cuda.mem_get_info(device)[0]):
             moved._shards = [torch.from_numpy(np.array(s)).to(device) for s in self._shards]
         return moved
 
-    @property
-    def _bytes(self) -> int:
-        return len(self) * self.size * self.size * 3
+    def _fits(self, free: int) -> bool:
+        """Whether a GPU with so many free bytes shall hold all of it."""
+        return len(self) * self.size * self.size * 3 <= SHARE * free
 
     def batches(
         self,

@@ -172,4 +172,6 @@ def _transfer_lines(console: Console) -> Iterator[Transfer]:
 def _left(done: int, seconds: float, remaining: int | None) -> str:
     if not done or not remaining:
         return ""
-    return f"{seconds / done * remaining:.0f} s left"
+    left = round(seconds / done * remaining)
+    minutes, hours = left // 60 % 60, left // 3600
+    return f"{left} s left" if left < 60 else f"{hours}:{minutes:02}:{left % 60:02} left"

@@ -86,7 +86,8 @@ def keep_digits() -> None:
     """Let GPUs of this process compute in float32 where they are told to.
 
     By default, PyTorch lets them round what they convolve to TF32, which has 11 binary digits, and
-    add up products of bfloat16 in bfloat16 where a sum is split.
+    add up products of bfloat16 in bfloat16 where a sum is split. Whatever fnst trains, judges or
+    paints with sees to it: ``Learner``, ``build.loss``, ``Engine``.
     """
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
@@ -98,7 +99,6 @@ def device(name: str = "auto") -> torch.device:
     Raises:
         DeviceError: when it is not in this machine, or no such device exists.
     """
-    keep_digits()
     if name == "auto":
         found = torch.accelerator.current_accelerator(check_available=True)
         return found or torch.device("cpu")

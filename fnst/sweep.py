@@ -22,7 +22,7 @@ from jaxtyping import Float
 from fnst import checkpoint, files, images, params
 from fnst.errors import FnstError, ParamsError
 from fnst.photos import Photos
-from fnst.stylize import device, stylize
+from fnst.stylize import device, keep_digits, stylize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -141,6 +141,7 @@ def _point(style: str, strength: float, photo: Image | None) -> Point:
     if photo is None:
         photo = images.fit(Photos(data / "photos" / "held_out").whole(0), SIDE)
     network = checkpoint.load(data / "models" / style).network.to(device())
+    keep_digits()
     return Point(
         strength=strength,
         content=metrics["content"] / params.load().style(style).content_weight,

@@ -3,9 +3,10 @@
 import contextlib
 import logging
 import os
+import re
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +36,6 @@ class Run:
 
     id: str
     client: "MlflowClient"
-    is_new: bool  # false for one that an earlier process began
     _rows: list[tuple[int, int, Mapping[str, float]]] = field(default_factory=list)
     _pictures: list[tuple[Any, str, int]] = field(default_factory=list)
     _flushed: float = field(default_factory=time.monotonic)
@@ -67,6 +67,19 @@ class Run:
         self._pictures.append((np.ascontiguousarray(pixels.cpu()), key, step))
         if self._pause == FLUSH_SECONDS or time.monotonic() - self._flushed > self._pause:
             self.flush()
+
+    def pictured(self, key: str) -> set[int]:
+        """The steps of which the run has a picture under this key.
+
+        Raises:
+            RegistryError: when the store does not answer.
+        """
+        with store.asked():
+            files = self.client.list_artifacts(self.id, "images")
+        # What log_image calls the second of its two files, the one that the grid shows; MLflow has
+        # used both signs.
+        name = re.compile(rf"images/{re.escape(key)}[+%]step[+%](\d+)[+%].*[+%]compressed\.")
+        return {int(found[1]) for file in files if (found := name.match(file.path))}
 
     def forget(self, step: int) -> None:
         """Leave out what comes after this step, of what is kept back."""
@@ -123,6 +136,7 @@ def record(
     params: Mapping[str, Any],
     tags: Mapping[str, str],
     datasets: Sequence["Dataset"] = (),
+    begun: Callable[[str], None] = lambda run_id: None,
 ) -> Iterator[Run]:
     """Write a run while the block lasts, with the machine's own metrics beside ours.
 
@@ -132,6 +146,8 @@ def record(
         params: name -> value, as the UI's table shows them.
         tags: lineage, see ``lineage``.
         datasets: what was learnt from.
+        begun: is told the run's id before anything else is done, so that a stop meanwhile leaves
+            a run that can be gone on with.
 
     Raises:
         RegistryError: when the store does not answer at the start; later it may go away.
@@ -142,8 +158,10 @@ def record(
     with store.asked():
         mlflow.set_system_metrics_sampling_interval(5)  # type: ignore[no-untyped-call]
         run = _begin(client, name, run_id, params, tags)
+    begun(run.id)
+    with store.asked():
         mlflow.start_run(run_id=run.id, log_system_metrics=True)
-        for dataset in datasets if run.is_new else ():
+        for dataset in datasets:  # what the run has already is not added again
             mlflow.log_input(*dataset.as_input())
     status = "FAILED"
     try:
@@ -154,10 +172,11 @@ def record(
         raise
     finally:
         run.flush()
-        if run._rows:
+        if run._rows or run._pictures:
             log.warning(
-                "The last %d points of the curves are not in MLflow; `dvc repro` adds them.",
+                "%d points of the curves and %d pictures are not in MLflow; `dvc repro` adds them.",
                 len(run._rows),
+                len(run._pictures),
             )
         with run.forgiven():
             mlflow.end_run(status)
@@ -169,6 +188,8 @@ def amend(
 ) -> Iterator[Run]:
     """Add to a run that has ended; its times stay. A store that lost it gets it made again.
 
+    One whose end its store was not there to hear of ends now.
+
     Raises:
         RegistryError: when the store does not answer.
     """
@@ -179,8 +200,8 @@ def amend(
         yield run
     finally:
         run.flush()
-        if run.is_new:
-            with run.forgiven():
+        with run.forgiven():
+            if client.get_run(run.id).info.status == "RUNNING":
                 client.set_terminated(run.id)
 
 
@@ -196,7 +217,7 @@ def _begin(
     from mlflow.tracking.context.registry import resolve_tags
 
     if run_id and exists(client, run_id):
-        return Run(run_id, client, is_new=False)
+        return Run(run_id, client)
     source = {"mlflow.source.name": os.environ.get("DVC_STAGE", name)}
     made = client.create_run(
         store.experiment_id(client), tags=resolve_tags({**source, **tags}), run_name=name
@@ -204,7 +225,7 @@ def _begin(
     values = [Param(key, str(value)) for key, value in params.items()]
     for first in range(0, len(values), 100):  # the API takes no more at once
         client.log_batch(made.info.run_id, params=values[first : first + 100])
-    return Run(made.info.run_id, client, is_new=True)
+    return Run(made.info.run_id, client)
 
 
 def exists(client: "MlflowClient", run_id: str) -> bool:

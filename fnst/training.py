@@ -26,7 +26,7 @@ from fnst import distributed, files
 from fnst.errors import TrainingError
 from fnst.graphs import Graphed
 from fnst.losses import PerceptualLoss, Terms
-from fnst.stylize import has_bf16
+from fnst.stylize import has_bf16, keep_digits
 
 Batch = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
 
@@ -103,6 +103,8 @@ class Learner:
 
     Attributes:
         meter: the losses that were not reported yet.
+        lowest: the lowest total that was reported, or that of the first step, which tells an
+            explosion.
     """
 
     def __init__(
@@ -115,7 +117,9 @@ class Learner:
         self.network, self.loss, self.optimizer, self.dtype = network, loss, optimizer, dtype
         self.device = next(network.parameters()).device
         self.meter = Meter(self.device)
+        self.lowest = math.inf
         self._forward = distributed.wrap(network)
+        keep_digits()
         self.renew()
 
     def renew(self) -> None:
@@ -143,8 +147,14 @@ class Learner:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
     def is_sound(self) -> bool:
-        """Whether weights and losses are all numbers; waits for the GPU."""
-        tensors = [self.meter.sums, *self.network.parameters()]
+        """Whether weights, their moments and losses are all numbers; waits for the GPU.
+
+        Where the square of a gradient is infinite, Adam divides by it: weights stay numbers, and
+        learn nothing any more.
+        """
+        remembered = [v for values in self.optimizer.state.values() for v in values.values()]
+        moments = [value for value in remembered if isinstance(value, Tensor)]
+        tensors = [self.meter.sums, *self.network.parameters(), *moments]
         return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
@@ -166,20 +176,18 @@ def train(
     start: int = 0,
     schedule: Schedule,
     report_every: int = 1,
-    lowest: float = math.inf,
 ) -> Iterator[tuple[int, Losses | None]]:
     """Make steps, and after each yield its number and, every so often, the losses.
 
     The caller decides what to do after each: log it, keep the state, or stop.
 
     Args:
-        learner: what makes the steps.
+        learner: what makes the steps; it remembers the lowest total.
         photos: batches, beginning with the one of step ``start + 1``.
         steps: the last step.
         start: steps already done.
         schedule: learning rate of each step.
         report_every: steps between two reports; reading losses off a GPU stalls it.
-        lowest: the lowest total that was reported until ``start``.
 
     Raises:
         DivergedError: at a report, when the loss, or a weight, is no longer a number, or the loss
@@ -189,14 +197,14 @@ def train(
     for step, batch in enumerate(islice(photos, steps - start), start=start + 1):
         learner.step(batch, schedule(step))
         if step == 1 and (untaught := learner.meter.mean()):
-            lowest = untaught.total
+            learner.lowest = untaught.total
         if step % report_every and step != steps:
             yield step, None
             continue
         losses = learner.meter.read()
         if losses:
-            _check(learner, losses.total, lowest, step)
-            lowest = min(lowest, losses.total)
+            _check(learner, losses.total, step)
+            learner.lowest = min(learner.lowest, losses.total)
         yield step, losses
 
 
@@ -259,8 +267,8 @@ def save_state(path: Path, learner: Learner, progress: Progress, *, fingerprint:
     for index, values in learner.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{k}": v.contiguous() for k, v in values.items()}
     tensors[UNREPORTED] = learner.meter.sums
-    metadata = {"fnst": json.dumps({**asdict(progress), "fingerprint": fingerprint})}
-    files.write(path, safetensors.torch.save(tensors, metadata))
+    told = {**asdict(progress), "lowest": learner.lowest, "fingerprint": fingerprint}
+    files.write(path, safetensors.torch.save(tensors, {"fnst": json.dumps(told)}))
 
 
 def load_state(path: Path, learner: Learner, *, fingerprint: str) -> Progress | None:
@@ -271,7 +279,7 @@ def load_state(path: Path, learner: Learner, *, fingerprint: str) -> Progress | 
 
     Args:
         path: the state's file.
-        learner: takes weights, moments and the losses that were not reported yet.
+        learner: takes weights, moments, the losses that were not reported yet, and the lowest.
         fingerprint: identifies the training; compared with the one that was saved.
 
     Raises:
@@ -284,7 +292,7 @@ def load_state(path: Path, learner: Learner, *, fingerprint: str) -> Progress | 
         if saved.pop("fingerprint") != fingerprint:
             return None
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        unreported = tensors.pop(UNREPORTED)
+        unreported, lowest = tensors.pop(UNREPORTED), float(saved.pop("lowest"))
     learner.network.load_state_dict(_below(tensors, "network."))
     state: dict[int, dict[str, Tensor]] = {}
     parameters = list(learner.network.parameters())
@@ -293,6 +301,7 @@ def load_state(path: Path, learner: Learner, *, fingerprint: str) -> Progress | 
         state.setdefault(int(index), {})[key] = _laid_out_as(value, parameters[int(index)])
     learner.optimizer.load_state_dict({**learner.optimizer.state_dict(), "state": state})
     learner.meter.sums.copy_(unreported)
+    learner.lowest = lowest
     learner.renew()
     return Progress(**saved)
 
@@ -336,12 +345,16 @@ def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def _check(learner: Learner, total: float, lowest: float, step: int) -> None:
+def _check(learner: Learner, total: float, step: int) -> None:
     """Raise DivergedError unless the state after this step is worth keeping."""
     if not math.isfinite(total):
         raise DivergedError(f"the loss was {total} at step {step}: expected a number")
-    if total > EXPLODED * lowest:
-        raise DivergedError(f"the loss was {total:.3g} at step {step}, after {lowest:.3g} before")
+    if total > EXPLODED * learner.lowest:
+        raise DivergedError(
+            f"the loss was {total:.3g} at step {step}, after {learner.lowest:.3g} before"
+        )
     # the loss tells of the weights before the step, and not what the step made of them
     if not learner.is_sound():
-        raise DivergedError(f"a weight is no longer a number after step {step}")
+        raise DivergedError(
+            f"a weight, or a moment of its gradients, is no longer a number after step {step}"
+        )

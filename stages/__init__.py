@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable
 
+from fnst import memory
 from fnst.errors import FnstError, ParamsError
 
 
@@ -12,6 +13,14 @@ def run(stage: Callable[[], None]) -> None:
         stage()
     except FnstError as error:
         sys.exit(f"error: {error}")
+    except (MemoryError, RuntimeError) as error:
+        if not memory.is_lacking(error):
+            raise
+        reason = str(error).partition("\n")[0] or "no more is said"
+        sys.exit(
+            f"error: there is not enough memory ({reason}); where there is more, `dvc repro` goes "
+            "on with what was kept, and with a smaller batch_size or crop a training takes less"
+        )
     except OSError as error:  # a full disk, or a folder that may not be written
         where = f"{error.filename}: " if error.filename else ""
         sys.exit(

@@ -146,8 +146,7 @@ def _register(
         tags=tags,
     ) as tracked:
         tracked.fill(files.read_numbers(models / journal.CURVE))
-        if tracked.is_new:
-            _show(models / journal.SAMPLES, tracked)
+        _show(models / journal.SAMPLES, tracked)
         _send(results, tracked)
         return registry.register(
             models,
@@ -176,10 +175,12 @@ def _record(results: Path, version: Version, weights: str) -> None:
 
 
 def _show(samples: Path, tracked: tracking.Run) -> None:
-    """Give a run that this store did not have the samples that the training left on disk."""
+    """Give a run what it lacks of the samples that the training left on disk."""
+    has = tracked.pictured("sample")
     for path in sorted(samples.glob("step-*.jpg")):
         step = int(path.stem.removeprefix("step-"))
-        tracked.picture(images.load(path).rgb, key="sample", step=step)
+        if step not in has:
+            tracked.picture(images.load(path).rgb, key="sample", step=step)
 
 
 def _anchored(metrics: dict[str, float]) -> str:

@@ -7,12 +7,11 @@ what there is to tell and keep.
 
 import hashlib
 import json
-import math
 import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,7 +44,12 @@ from stages import run, style_named
 Photo = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
 
 DATA = Path("data")
-FORMAT = 4  # raised when the same params, or a state, no longer mean the same training
+
+# Raised by hand when the same params lead to other weights or another curve (the network, the loss,
+# the optimizer, the order and crops of photographs), and when a state holds something else, or
+# means something else by it (``training.save_state``): what was begun before is then set aside, and
+# not gone on with as if it were one of now.
+FORMAT = 5
 
 # Short side of the samples, pixels; chosen by us: strokes can be told, and drawing one takes about
 # as long as a step of the smallest recipe.
@@ -125,8 +129,9 @@ def _train(name: str, wanted: params.Params) -> None:
     fingerprint = _fingerprint(described | hashes | computed)
     journal = Journal(DATA / "models" / f"{name}.partial", fingerprint)
     if distributed.rank():
-        if _learn_safely(name, parts, journal)[1]:
-            sys.exit(130)
+        # An interrupt is the first one's to tell: where another ended so, its torchrun would end
+        # all, while the first one, on another machine, still has to write.
+        _learn_safely(name, parts, journal)
         return
     shown = {**described, "photos": asdict(wanted.chosen.photos)}
     lineage = tracking.lineage()
@@ -139,6 +144,10 @@ def _train(name: str, wanted: params.Params) -> None:
         )
     if start:
         print(f"train {name}: going on after step {start} of {parts.steps}", flush=True)
+
+    def remember(run_id: str) -> None:
+        journal.run_id = run_id
+
     with (
         tracking.record(
             f"{name} {wanted.recipe}",
@@ -146,10 +155,10 @@ def _train(name: str, wanted: params.Params) -> None:
             params=tracking.flatten(shown),
             tags={**lineage, **hashes, "style": name},
             datasets=_datasets(parts.photos.size, hashes["photographs_sha256"]),
+            begun=remember,
         ) as tracked,
         watch(f"train {name}", parts.steps) as update,
     ):
-        journal.run_id = tracked.id
         tracked.fill(journal.rows)
         teller = Teller(parts, journal, tracked, update)
         step, stopped = _learn_safely(name, parts, journal, teller, start)
@@ -172,11 +181,7 @@ def _train(name: str, wanted: params.Params) -> None:
     checkpoint.save(DATA / "models" / name, parts.network, style=name, training=history)
     files.write_json(DATA / "results" / name / "train.json", summary)
     journal.finish(DATA / "models" / name)
-    print(
-        f"train {name}: {step} steps in {summary['seconds']:.0f} s, "
-        f"{summary['images_per_second']:.1f} images/s, peak {summary['peak_memory_mb']:.0f} MB, "
-        f"content {summary['content']:.3f}, style {summary['style']:.3f}"
-    )
+    print(f"train {name}: {_told(step, summary)}")
     print(f"train {name}: model, loss curve and samples in {DATA / 'models' / name}/")
     if stopped:  # in the last step, or since
         sys.exit(130)
@@ -287,8 +292,6 @@ def _learn_safely(
         The number of steps done, and whether there was an interrupt.
     """
     with _interrupts() as caught:
-        if teller and not start:
-            journal.keep(parts.learner, 0, good=True)  # somewhere to go back to
         while True:
             start = _agreed(start, parts, journal)
             try:
@@ -343,7 +346,6 @@ def _learn(
             plan.learning_rate * journal.caution, warmup=plan.warmup_steps, steps=parts.steps
         ),
         report_every=plan.log_every,
-        lowest=min((row["total"] for row in journal.rows), default=math.inf),
     ):
         if teller and losses:
             teller.report(step, losses)
@@ -426,6 +428,17 @@ def _summary(journal: Journal, batch_size: int) -> dict[str, float]:
         "peak_memory_mb": round(_peak_memory() / 1e6),
         **{k: round(sum(r[k] for r in last) / len(last), 6) for k in ("content", "style", "total")},
     }
+
+
+def _told(steps: int, summary: Mapping[str, float]) -> str:
+    """What the training came to, for people."""
+    whose = "GPU" if torch.cuda.is_available() else "process"
+    return (
+        f"{steps} steps in {summary['seconds']:.0f} s, "
+        f"{summary['images_per_second']:.1f} images/s, at most {summary['peak_memory_mb']:.0f} MB "
+        f"of the {whose}'s memory; over its last tenth content {summary['content']:.3f}, style "
+        f"{summary['style']:.3f}"
+    )
 
 
 def _peak_memory() -> float:

@@ -35,6 +35,16 @@ def direct(monkeypatch):
 
 
 @pytest.fixture
+def rounding():
+    """Lets GPUs round as PyTorch does unasked, and tells whether they still may."""
+    convolutions, sums = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, sums.allow_bf16_reduced_precision_reduction
+    convolutions.allow_tf32 = sums.allow_bf16_reduced_precision_reduction = True
+    yield lambda: convolutions.allow_tf32 or sums.allow_bf16_reduced_precision_reduction
+    convolutions.allow_tf32, sums.allow_bf16_reduced_precision_reduction = before
+
+
+@pytest.fixture
 def extract():
     """Two random frozen layers that stand in for VGG."""
     shallow = nn.Conv2d(3, 4, 3, padding=1).requires_grad_(False)

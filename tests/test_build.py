@@ -114,6 +114,11 @@ def test_the_loss_network_convolves_in_the_precision_that_was_chosen(picture, sm
     assert terms.total.dtype == torch.float32
 
 
+def test_on_a_gpu_what_judges_rounds_no_float32(picture, small_vgg_file, rounding):
+    made(picture, small_vgg_file)
+    assert not rounding()
+
+
 def test_a_layer_that_is_not_there_is_refused_before_training(picture, small_vgg_file):
     other = params.Loss("small", "relu2_9", {"relu1_1": 1.0})
     with pytest.raises(ParamsError, match="no layer 'relu2_9'"):

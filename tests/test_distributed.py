@@ -38,12 +38,17 @@ def folder(tmp_path):
 
 
 def start(folder, name, *, steps=12, pause=0.0):
+    return launched(folder, PROGRAM, folder, name, str(steps), str(pause))
+
+
+def launched(folder, text, *arguments):
+    """Two processes of a program."""
     program = folder / "program.py"
-    program.write_text(PROGRAM)
+    program.write_text(text)
     runner = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | ON_CPU
     return subprocess.Popen(
-        [*runner, program, folder, name, str(steps), str(pause)],
+        [*runner, program, *arguments],
         env=environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -97,6 +102,63 @@ def test_an_interrupt_stops_all_of_them_and_they_go_on_together(folder):
     )
     for row, same in zip(stopped_rows, whole_rows, strict=True):
         assert row == pytest.approx(same, rel=1e-6)
+
+
+INTERRUPTED = """
+import signal, sys
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from fnst import distributed, params, tracking
+from stages import train
+from tests import test_train_stage as alone
+
+folder = train.DATA = Path(sys.argv[1])
+
+class Untracked(alone.Nowhere):
+    def fill(self, rows):
+        pass
+
+@contextmanager
+def record(name, *, begun, **described):
+    begun("a run")
+    yield Untracked()
+
+def assembled(wanted, name, given):
+    made = alone.parts(folder, 40, batch_size=2)
+    step, left = made.learner.step, [5]
+
+    def interrupted(*given):
+        step(*given)
+        left[0] -= 1
+        if not left[0] and distributed.rank():  # at one machine, and not that of the first process
+            signal.raise_signal(signal.SIGINT)
+
+    made.learner.step = interrupted
+    return made
+
+hashes = {"photographs_sha256": "0"}
+train.inputs = lambda wanted, name: SimpleNamespace(hashes=lambda: hashes)
+train.assemble, tracking.record = assembled, record
+with distributed.joined():
+    code = 0
+    try:
+        train._train("indigo-wave", params.load())
+    except SystemExit as ended:
+        code = ended.code
+    (folder / f"{distributed.rank()}.ended").write_text(str(code))
+"""
+
+
+def test_the_first_process_alone_ends_as_one_that_was_interrupted(folder):
+    """Where another does, its torchrun ends all, though the first one still has to write."""
+    together = launched(folder, INTERRUPTED, folder)
+    said, _ = together.communicate(timeout=120)
+    assert together.returncode == 0, said
+    assert [(folder / f"{rank}.ended").read_text() for rank in (0, 1)] == ["130", "0"]
+    kept = folder / "models" / "indigo-wave.partial"
+    assert "stopped after step 5; `dvc repro` goes on from there" in said
+    assert files.read_json(kept / journal.RUN) == {"run_id": "a run"}
 
 
 # --- how many -------------------------------------------------------------------------------------

@@ -206,6 +206,12 @@ def test_draws_are_those_that_earlier_trainings_made(tmp_path):
     assert_close(batch.sum((1, 2, 3)), torch.tensor([87.59038, 82.08824]), atol=1e-3, rtol=0)
 
 
+def test_a_gpu_holds_what_takes_a_quarter_of_its_free_memory_and_no_more(tmp_path):
+    opened = packed(tmp_path / "a", np.zeros((5, 8, 8, 3)))
+    assert opened._fits(free=4 * 5 * 8 * 8 * 3)
+    assert not opened._fits(free=4 * 5 * 8 * 8 * 3 - 1)
+
+
 @needs_gpu
 @pytest.mark.parametrize("free", ["most of it", "nothing"])
 def test_a_gpu_gets_the_batches_that_a_cpu_gets(tmp_path, free, monkeypatch):

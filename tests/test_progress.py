@@ -46,6 +46,20 @@ def test_the_time_left_follows_from_the_rate(clock):
     assert console.file.getvalue() == "fetch: 20 of 60, 40 s left\n"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(14, "14 s"), (59.4, "59 s"), (59.6, "0:01:00"), (75, "0:01:15"), (18_432, "5:07:12")],
+)
+def test_from_a_minute_on_the_time_left_is_told_as_a_clock_does(clock, monkeypatch, seconds, told):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.0)
+    console = plain()
+    with watch("train", 2, console) as update:
+        update(0)
+        clock.now += seconds
+        update(1)
+    assert console.file.getvalue().splitlines()[-1] == f"train: 1 of 2, {told} left"
+
+
 def test_a_resumed_work_counts_its_rate_from_where_it_began(clock):
     console = plain()
     with watch("train", 1000, console) as update:
@@ -61,7 +75,7 @@ def test_time_before_the_first_word_is_not_counted_with_the_work_after_it(clock)
         for done in (50, 100):
             clock.now += 50
             update(done)
-    assert console.file.getvalue().splitlines()[-1] == "train: 100 of 1000, 900 s left"
+    assert console.file.getvalue().splitlines()[-1] == "train: 100 of 1000, 0:15:00 left"
 
 
 def test_work_that_went_back_counts_its_rate_from_there(clock):

@@ -8,10 +8,11 @@ import registry_fixtures
 import torch
 import yaml
 
-from fnst import checkpoint, evaluation, files, registry, report, store
+from fnst import checkpoint, evaluation, files, images, registry, report, store, tracking
 from fnst.errors import TrainingError
 from fnst.evaluation import Score
 from fnst.gatys import Anchor
+from fnst.images import Picture
 from fnst.network import TransformerNetwork
 from stages import register
 
@@ -141,6 +142,23 @@ def test_a_version_is_judged_again_under_the_limits_that_params_yaml_has_now(sta
     stage.limit(border_ratio=1.3)
     assert "version 2 passed: no worse than version 1" in stage.run()
     assert registry.get("wave", 2).aliases == ("champion",)
+
+
+def test_a_run_gets_the_samples_that_it_lacks_and_none_twice(stage):
+    """As when the server was away for a while during the training."""
+    stage.train()
+    sample = torch.rand(1, 3, 16, 16)
+    (stage.models / "samples").mkdir()
+    for step in (0, 10, 20):
+        images.save(Picture(sample), stage.models / "samples" / f"step-{step:06d}.jpg")
+    run = registry_fixtures.begin()
+    with tracking.amend("wave", run_id=run, params={}, tags={}) as tracked:
+        tracked.picture(sample, key="sample", step=10)
+    files.write_json(stage.models / "run.json", {"run_id": run})
+    stage.run()
+    shown = [file.path for file in store.connect().list_artifacts(run, "images")]
+    for step in (0, 10, 20):
+        assert sum(f"+step+{step}+" in name and name.endswith(".png") for name in shown) == 1
 
 
 def test_what_cannot_be_compared_says_why_and_what_makes_it_champion(stage):

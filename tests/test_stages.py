@@ -3,6 +3,7 @@
 import errno
 
 import pytest
+import torch
 
 from fnst.errors import ParamsError
 from stages import run
@@ -29,6 +30,13 @@ def failing(error):
             "error: data/models/wave: Permission denied; once that is mended, `dvc repro` goes on "
             "with what was kept",
         ),
+        (
+            torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee there"),
+            "error: there is not enough memory (CUDA out of memory. Tried to allocate 2.00 GiB.); "
+            "where there is more, `dvc repro` goes on with what was kept, and with a smaller "
+            "batch_size or crop a training takes less",
+        ),
+        (MemoryError(), "error: there is not enough memory (no more is said); where there is more"),
         (OSError("the peer went away"), "error: the peer went away; once that is mended, "),
     ],
 )
@@ -36,6 +44,11 @@ def test_what_goes_wrong_is_one_sentence(error, said):
     with pytest.raises(SystemExit) as ended:
         run(failing(error))
     assert str(ended.value).startswith(said)
+
+
+def test_a_mistake_of_our_own_shows_where_it_was_made():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        run(failing(RuntimeError("mat1 and mat2 shapes cannot be multiplied")))
 
 
 def test_an_interrupt_ends_with_its_own_exit_code(capsys):

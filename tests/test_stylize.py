@@ -132,8 +132,12 @@ def test_what_is_no_device_is_refused(name):
         device(name)
 
 
-@pytest.mark.parametrize("begin", [lambda network: device("cpu"), Engine])
-def test_float32_is_not_rounded_on_a_gpu(network, begin, monkeypatch):
-    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
-    begin(network)
-    assert not torch.backends.cudnn.allow_tf32
+def test_on_a_gpu_what_paints_rounds_no_float32(network, rounding):
+    Engine(network)
+    assert not rounding()
+
+
+@pytest.mark.parametrize("name", ["auto", "cpu"])
+def test_to_find_a_device_changes_nothing_of_how_others_round(rounding, name):
+    device(name)
+    assert rounding()

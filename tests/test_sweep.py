@@ -11,8 +11,9 @@ import torch
 import yaml
 from PIL import Image
 
-from fnst import sweep
+from fnst import checkpoint, files, sweep
 from fnst.errors import FnstError, ImageError, ParamsError
+from fnst.network import TransformerNetwork
 from fnst.sweep import Point
 
 ROOT = Path(__file__).parents[1]
@@ -87,6 +88,16 @@ def test_the_strength_of_a_point_is_that_of_its_training(project, monkeypatch):
     sweep.train("indigo-wave", [2.0, 0.12345678])
     trained = [words[3].partition("=")[2] for words in asked if words[0] == "exp"]
     assert trained == ["0.12345678", "2"]
+
+
+def test_the_picture_of_a_point_is_painted_in_float32_on_a_gpu_as_well(project, rounding):
+    network = TransformerNetwork(width=2, blocks=1)
+    checkpoint.save(project / "data/models/indigo-wave", network, style="indigo-wave", training={})
+    results = project / "data/results/indigo-wave"
+    files.write_json(results / "metrics.json", {"content": 1.0, "relative_style": 0.5})
+    files.write_json(results / "registered.json", {"version": 1})
+    sweep._point("indigo-wave", 1.0, torch.rand(1, 3, 16, 16))
+    assert not rounding()
 
 
 def test_params_are_as_they_were_after_an_interrupt(tmp_path):

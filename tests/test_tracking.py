@@ -58,9 +58,26 @@ def test_a_run_that_was_interrupted_goes_on_as_one(project):
     assert store.connect().get_run(first.id).info.status == "KILLED"
     with record(run_id=first.id) as second:
         second.log(20, {"total": 1.0})
-    assert (first.is_new, second.is_new, second.id) == (True, False, first.id)
+    assert second.id == first.id
     assert curve(first.id, "total") == [(10, 2.0), (20, 1.0)]
     assert store.connect().get_run(first.id).info.status == "FINISHED"
+
+
+def test_a_run_that_was_stopped_while_it_began_is_known_and_goes_on(project, monkeypatch):
+    import mlflow
+
+    known = []
+
+    def interrupted(**options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(mlflow, "start_run", interrupted)
+        with contextlib.suppress(KeyboardInterrupt), record(begun=known.append):
+            pass
+    with record(run_id=known[0], begun=known.append) as run:
+        assert known == [run.id, run.id]
+    assert store.connect().get_run(run.id).data.params["style.size"] == "512"
 
 
 def test_a_run_that_the_store_has_lost_or_deleted_is_begun_anew(project):
@@ -70,7 +87,6 @@ def test_a_run_that_the_store_has_lost_or_deleted_is_begun_anew(project):
     for lost in (first.id, "f" * 32):
         with record(run_id=lost) as again:
             pass
-        assert again.is_new
         assert again.id != lost
 
 
@@ -86,9 +102,18 @@ def test_to_amend_a_run_leaves_its_times_alone(project):
     assert curve(run.id, "total") == [(30, 0.5)]
 
 
+def test_to_amend_a_run_whose_end_was_never_told_ends_it(project):
+    """As when the server was away when the training was done."""
+    client = store.connect()
+    run = client.create_run(store.experiment_id(client)).info
+    with tracking.amend("x", run_id=run.run_id, params={}, tags={}):
+        assert client.get_run(run.run_id).info.status == "RUNNING"
+    assert client.get_run(run.run_id).info.status == "FINISHED"
+
+
 def test_to_amend_a_lost_run_makes_it_again_and_ends_it(project):
     with tracking.amend("wave", run_id="f" * 32, params={"a": 1}, tags={}) as amended:
-        assert amended.is_new
+        assert amended.id != "f" * 32
     found = store.connect().get_run(amended.id)
     assert (found.info.status, found.data.params) == ("FINISHED", {"a": "1"})
 
@@ -100,8 +125,18 @@ def test_pictures_fill_the_image_grid(project):
         run.picture(image, key="sample", step=20)
     client = store.connect()
     names = [file.path for file in client.list_artifacts(run.id, "images")]
-    assert [name.endswith(".png") for name in names if "sample" in name and "step+20" in name]
+    assert [name for name in names if name.startswith("images/sample+step+20+")] == names
+    assert {Path(name).suffix for name in names} == {".png", ".webp"}
     assert client.get_run(run.id).data.tags["mlflow.loggedImages"] == "True"
+
+
+def test_a_run_tells_of_which_steps_it_has_pictures(project):
+    with record() as run:
+        assert run.pictured("sample") == set()
+        for step in (0, 20):
+            run.picture(torch.zeros(1, 3, 4, 6), key="sample", step=step)
+        assert run.pictured("sample") == {0, 20}
+        assert run.pictured("other") == set()
 
 
 def test_files_lie_beside_the_run(project, tmp_path):
@@ -115,7 +150,9 @@ def test_the_dataset_is_shown_with_its_shape_and_hash(project, tmp_path):
     data = tracking.Dataset("train", tmp_path / "train", 8, "a" * 64, "training")
     with record(datasets=[data]) as run:
         pass
-    shown = store.connect().get_run(run.id).inputs.dataset_inputs[0]
+    with record(run_id=run.id, datasets=[data]):  # it goes on
+        pass
+    (shown,) = store.connect().get_run(run.id).inputs.dataset_inputs
     assert (shown.dataset.name, shown.dataset.digest) == ("train", "a" * 36)
     assert "8, 8, 3" in shown.dataset.schema
     assert shown.tags[0].value == "training"
@@ -151,15 +188,24 @@ def test_a_curve_with_holes_is_filled_from_what_the_training_kept(project):
         assert curve(again.id, "seconds") == []
 
 
-def test_points_that_are_missing_in_the_end_are_said(project, caplog):
+def test_what_is_missing_in_the_end_is_said(project, caplog):
     with record() as run:
         run.log(10, {"total": 1.0})
         run.client = Broken()
         run.client.error = OSError("gone")
-    assert "The last 1 points of the curves are not in MLflow" in caplog.text
+    assert "1 points of the curves and 0 pictures are not in MLflow; `dvc repro`" in caplog.text
     with record(run_id=run.id) as again:
         again.fill([{"step": 10, "total": 1.0, "seconds": 1.0}])
     assert curve(again.id, "total") == [(10, 1.0)]
+
+
+def test_pictures_that_are_missing_in_the_end_are_said(project, caplog):
+    with record() as run:
+        run.client = Broken()
+        run.client.refuses_pictures = True
+        run.log(10, {"total": 1.0})
+        run.picture(torch.zeros(1, 3, 4, 6), key="sample", step=10)
+    assert "0 points of the curves and 1 pictures are not in MLflow; `dvc repro`" in caplog.text
 
 
 class Broken:
@@ -167,6 +213,7 @@ class Broken:
 
     def __init__(self):
         self.error, self.tries, self.points, self.pictures = None, 0, [], []
+        self.refuses_pictures = False
 
     def answer(self):
         self.tries += 1
@@ -179,6 +226,8 @@ class Broken:
 
     def log_image(self, run_id, pixels, *, key, step):
         self.answer()
+        if self.refuses_pictures:
+            raise ClientError("access denied")
         self.pictures.append((key, step, pixels.shape))
 
 
@@ -187,7 +236,7 @@ class ClientError(Exception):
 
 
 def test_whatever_a_store_raises_the_training_goes_on_and_it_is_said_once(project, caplog):
-    run = tracking.Run("a", Broken(), is_new=True)
+    run = tracking.Run("a", Broken())
     run.client.error = ClientError("access denied")
     for step in (10, 20):
         run.log(step, {"total": 1.0})
@@ -203,7 +252,7 @@ def test_whatever_a_store_raises_the_training_goes_on_and_it_is_said_once(projec
 def test_a_picture_waits_while_the_store_is_away_and_is_sent_when_it_is_back(project, monkeypatch):
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
-    run = tracking.Run("a", Broken(), is_new=True)
+    run = tracking.Run("a", Broken())
     run.client.error = OSError("gone")
     for step in (10, 20, 30):
         run.picture(torch.zeros(1, 3, 4, 6), key="sample", step=step)

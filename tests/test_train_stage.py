@@ -255,6 +255,16 @@ def test_where_no_photograph_teaches_anything_it_is_said(tmp_path):
         train._summary(Journal(tmp_path, "a"), 1)
 
 
+@pytest.mark.parametrize(("on_gpu", "whose"), [(True, "GPU"), (False, "process")])
+def test_in_the_end_it_is_said_of_what_the_numbers_are(monkeypatch, on_gpu, whose):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: on_gpu)
+    summary = {"seconds": 9.0, "images_per_second": 2.5, "peak_memory_mb": 812}
+    assert train._told(20, {**summary, "content": 1.0, "style": 2.0}) == (
+        f"20 steps in 9 s, 2.5 images/s, at most 812 MB of the {whose}'s memory; over its last "
+        "tenth content 1.000, style 2.000"
+    )
+
+
 # --- what belongs to one training -----------------------------------------------------------------
 
 

@@ -1,5 +1,6 @@
 """The loop learns, does the same twice, and goes on after an interrupt as if nothing had been."""
 
+import contextlib
 import itertools
 import math
 
@@ -181,6 +182,11 @@ def test_convolutions_are_in_the_precision_that_was_chosen_and_weights_in_float3
     assert {p.dtype for p in made.parameters()} == {torch.float32}
 
 
+def test_on_a_gpu_what_learns_rounds_no_float32(loss, rounding):
+    learner(network(), loss)
+    assert not rounding()
+
+
 def test_the_caller_may_stop_whenever_it_likes(loss):
     reports = train(learner(network(), loss), batches(), steps=100, schedule=constant(0.01))
     assert next(reports)[0] == 1
@@ -214,12 +220,22 @@ def test_a_loss_that_explodes_before_the_first_report_ends_the_training(loss):
         next(reports)
 
 
-def test_the_lowest_loss_before_an_interrupt_counts_too(loss):
-    (_, losses), *_ = run(network(), loss, steps=1)
-    options = {"steps": 2, "start": 1, "schedule": constant(0.0)}
-    with pytest.raises(DivergedError, match="at step 2"):
-        list(train(learner(network(), loss), batches(), **options, lowest=losses.total / 5))
-    list(train(learner(network(), loss), batches(), **options, lowest=losses.total / 3))
+@pytest.mark.parametrize(("report_every", "kept"), [(1, 3), (3, 1)])
+def test_an_explosion_after_an_interrupt_is_told_by_the_losses_before_it(
+    loss, tmp_path, report_every, kept
+):
+    """By those that were reported, and where nothing was, by that of the first step."""
+    options = {"report_every": report_every, "schedule": constant(0.0)}
+    first = learner(network(), loss)
+    list(itertools.islice(train(first, batches(), steps=9, **options), kept))
+    save_state(tmp_path / "state", first, Progress(kept), fingerprint="a")
+    for weight, explodes in ((2.0, False), (1e3, True)):
+        second = learner(network(seed=9), loss)
+        load_state(tmp_path / "state", second, fingerprint="a")
+        loss.weights = Weights(content=weight, style=weight)
+        ended = train(second, batches(), steps=kept + 2, start=kept, **options)
+        with pytest.raises(DivergedError) if explodes else contextlib.nullcontext():
+            list(ended)
 
 
 def test_a_photograph_of_one_colour_is_not_in_the_curve(loss):
@@ -235,8 +251,18 @@ def test_a_photograph_of_one_colour_is_not_in_the_curve(loss):
 
 
 def test_a_step_that_leaves_no_numbers_is_noticed_before_it_is_kept(loss):
-    with pytest.raises(DivergedError, match="a weight is no longer a number after step 1"):
+    with pytest.raises(DivergedError, match=r"a weight, .* is no longer a number after step 1"):
         run(network(), loss, schedule=constant(float("nan")))
+
+
+def test_moments_that_are_no_numbers_are_noticed_behind_weights_that_are(loss):
+    """The square of a huge gradient is infinite, and the step that Adam makes of it is none."""
+    made = network()
+    for weights in made.parameters():
+        weights.register_hook(lambda gradient: torch.full_like(gradient, 1e30))
+    with pytest.raises(DivergedError, match="a moment of its gradients, is no longer a number"):
+        run(made, loss, steps=1)
+    assert weights_of(made).isfinite().all()
 
 
 def test_one_bad_step_between_two_reports_is_not_overlooked(loss):
