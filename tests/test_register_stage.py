@@ -143,6 +143,23 @@ def test_a_version_is_judged_again_under_the_limits_that_params_yaml_has_now(sta
     assert registry.get("wave", 2).aliases == ("champion",)
 
 
+@pytest.mark.parametrize(("before", "now"), [(1.25, 1.0), (1.0, 1.25)], ids=["mended", "worse"])
+def test_a_champion_that_is_measured_anew_has_its_shortcomings_told_anew(stage, before, now):
+    broken = ", although border_ratio 1.25 is above its limit 1.2"
+    told = {1.0: "passed: the first version of its style"}
+    told[1.25] = told[1.0] + broken
+    stage.train(border_ratio=before)
+    assert f"version 1 {told[before]}\n" in stage.run()
+    stage.train(border_ratio=now)
+    said = stage.run()
+    assert "version 1 has these weights, measured anew\n" in said
+    assert f"version 1 {told[now]}\n" in said
+    champion = registry.get("wave", 1)
+    assert champion.aliases == ("champion",)
+    assert champion.card.endswith(f"## Gate\n\n{told[now]}\n")
+    assert f"version 1 {told[now]}\n" in stage.run()
+
+
 def test_what_cannot_be_compared_says_why_and_what_makes_it_champion(stage):
     stage.train()
     stage.run()
