@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import zipfile
@@ -252,6 +253,14 @@ def test_it_is_told_where_the_version_falls_on_the_curve_of_the_pixels(fnst, car
     assert files.read_json(judged / "metrics.json")["gatys_longest"] == 3
     assert f"Of the first 2, it does what {expected} on the pixels reach." in said.out
     assert "Against optimisation" in (judged / "index.html").read_text()
+
+
+def test_a_photograph_whose_name_is_no_unicode_is_judged_and_written(fnst, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "photos/a.png").rename(tmp_path / name)
+    fnst("evaluate", "-m", 1, "--size", 48, "-o", tmp_path / "judged", tmp_path / name)
+    (row,) = files.read_rows(tmp_path / "judged/photographs.csv")
+    assert row["photo"] == f"{tmp_path}/{name}"
 
 
 def test_small_photographs_are_neither_enlarged_nor_said_to_be_larger(fnst, tmp_path):
