@@ -123,21 +123,22 @@ def sources_in(given: Iterable[Path]) -> list[Source]:
     Raises:
         ImageError: when a zip cannot be opened, or there is no photograph at all.
     """
-    each = [source for path in given for source in _sources(path)]
     # a photograph that is named twice counts once
-    keyed = {(s[1].resolve() if isinstance(s[1], Path) else id(s)): s for s in each}
-    found = list(keyed.values())
+    found = list(dict(each for path in given for each in _sources(path)).values())
     if not found:
         raise ImageError(f"expected photographs in {', '.join(map(str, given))}, found none.")
     return found
 
 
-def _sources(path: Path) -> Iterator[Source]:
+def _sources(path: Path) -> Iterator[tuple[tuple[Path, str], Source]]:
+    """Each photograph after what tells it from others: where its file lies, and its member."""
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        place = file.resolve()
         if collection.is_zip(file.name):
-            yield from ((entry.name, entry.read) for entry in collection.entries(file))
+            for entry in collection.entries(file):
+                yield (place, entry.name.removeprefix(file.name)), (entry.name, entry.read)
         elif file == path or (file.is_file() and collection.is_picture(file.name)):
-            yield str(file), file
+            yield (place, ""), (str(file), file)
 
 
 def without_results(found: Sequence[Source]) -> tuple[list[Source], list[Path]]:

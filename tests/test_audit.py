@@ -146,6 +146,17 @@ def test_folders_zips_and_files_are_searched_for_photographs(tmp_path):
     ]
 
 
+def test_a_zip_that_is_named_twice_counts_once(tmp_path):
+    photos(tmp_path, "a.png")
+    (tmp_path / "zips").mkdir()
+    archive = tmp_path / "zips/more.zip"
+    with zipfile.ZipFile(archive, "w") as members:
+        members.write(tmp_path / "a.png", "one/a.png")
+        members.write(tmp_path / "a.png", "other/a.png")
+    (tmp_path / "link.zip").symlink_to(archive)
+    assert found(archive, archive, tmp_path / "zips", tmp_path / "link.zip") == ["a.png"] * 2
+
+
 def test_where_there_is_no_photograph_it_is_said(tmp_path):
     with pytest.raises(ImageError, match=rf"expected photographs in {tmp_path}, found none"):
         audit.sources_in([tmp_path])
