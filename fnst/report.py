@@ -9,9 +9,6 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
 from fnst import files
 from fnst.bootstrap import Mean
 from fnst.evaluation import NUMBERS, Score, firsts, means, spans
@@ -25,6 +22,10 @@ IN_SHORT = ("total", "relative_total", "content", "style", "grid_ratio", "border
 
 def draw(anchor: Anchor) -> bytes:
     """The curve and the network's place on it, as a PNG."""
+    # here, as it takes half a second to import, and most who ask for numbers draw nothing
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     figure = Figure((8, 4.4), dpi=160, facecolor=PAPER, layout="constrained")
     axes = figure.add_subplot(facecolor=PAPER)
     axes.set_yscale("log")

@@ -3,6 +3,8 @@
 import base64
 import io
 import re
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -125,3 +127,9 @@ def test_the_curve_is_drawn_wherever_the_network_falls(total):
     with Image.open(io.BytesIO(drawn)) as picture:
         assert picture.format == "PNG"
         assert picture.width > 1000
+
+
+def test_who_draws_nothing_need_not_wait_for_what_draws():
+    code = "import fnst.report, sys; print('matplotlib' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"
