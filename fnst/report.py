@@ -162,8 +162,8 @@ th {{ font-weight: 500 }}
 </style>
 """
 ANCHOR = (
-    "The same loss, lowered on the pixels themselves from the photograph on, which takes seconds a "
-    "picture; after Johnson et al., figure 5."
+    "The same loss, lowered on the pixels themselves from the photograph on; after Johnson et al., "
+    "figure 5."
 )
 TRADE_OFF = (
     "Content against style: the same painting, learnt at several strengths; each point is a "

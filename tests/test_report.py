@@ -116,6 +116,10 @@ def test_the_network_is_compared_with_optimisation_in_words():
     assert "what more than 2 iterations reach" in page([score()], Anchor([10.0, 4.0, 2.0], 1.0))
 
 
+def test_nothing_is_said_of_how_long_optimisation_takes():
+    assert "second" not in page([score()])
+
+
 def test_the_name_of_a_file_is_no_markup():
     text = page([score("<b>&\udcff.jpg")])
     assert "&lt;b&gt;&amp;?.jpg" in text
