@@ -744,10 +744,11 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Judge a version on any photographs, as it was judged on those held out from its training.
+    """Judge a version on any photographs, by what judged it when it was trained.
 
     With the painting, the loss network and the weights of its training, whatever params.yaml says.
-    Results of fnst's own that lie among the photographs are left out.
+    Photographs are judged whole, where the pipeline judges squares. Results of fnst's own that lie
+    among them are left out.
     """
     _check_one_way({"--model-version": number, "--alias": alias})
     _check_project()
