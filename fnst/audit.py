@@ -27,6 +27,7 @@ from fnst import (
     images,
     params,
     report,
+    sheets,
     sources,
 )
 from fnst.errors import AssetError, CheckpointError, ImageError
@@ -43,7 +44,7 @@ Source = tuple[str, Path | Callable[[], bytes]]  # a photograph's name, and its 
 METRICS, TABLE, SHEET = "metrics.json", "photographs.csv", "sheet.jpg"
 CURVE, PAGE = "gatys.csv", "index.html"
 
-SHOWN, SIDE = 8, 512  # photographs on a sheet, and their short side at most, pixels
+SHOWN = 8  # photographs on a sheet
 COMPARED = 2  # photographs whose pixels are optimised, as in recipe `laptop`
 
 
@@ -283,11 +284,8 @@ def write(
         files.write_rows(folder / CURVE, gatys.as_rows(anchored.curve))
     files.write_json(folder / METRICS, metrics)
     files.write_rows(folder / TABLE, [evaluation.as_row(score) for score in found])
-    shown = (_fitted(photo, SIDE) for _, photo in islice(photos, SHOWN))
-    rows = [
-        (_caption(score), (photo, paint(photo)))
-        for score, photo in zip(evaluation.firsts(found), shown, strict=False)
-    ]
+    pairs = zip(evaluation.largest(found), photos, strict=False)
+    rows = [_row(paint, score, photo) for score, (_, photo) in islice(pairs, SHOWN)]
     images.save(images.Picture(images.sheet(rows, ("photograph", "painted"))), folder / SHEET)
     sheet = (folder / SHEET).read_bytes()
     files.write(folder / PAGE, report.page(title, found, anchored, sheet=sheet))
@@ -298,9 +296,8 @@ def _fitted(photo: AnySize, size: int) -> AnySize:
     return images.fit(photo, min(size, *photo.shape[2:]))
 
 
-def _caption(score: Score) -> str:
-    content, style, total = (score.values[name] for name in ("content", "style", "total"))
-    return (
-        f"{score.photo}, at {score.side} pixels: content {content:.3f}, style {style:.3f}, "
-        f"total {total:.3f}"
-    )
+def _row(paint: Paint, score: Score, photo: AnySize) -> tuple[str, tuple[AnySize, AnySize]]:
+    """A row of the sheet: what was judged, shown smaller where it has no room."""
+    judged = _fitted(photo, score.side)
+    before, after = sheets.small(judged), sheets.small(paint(judged))
+    return report.caption(score, min(before.shape[2:])), (before, after)

@@ -65,6 +65,19 @@ def draw(anchor: Anchor) -> bytes:
     return stream.getvalue()
 
 
+def caption(score: Score, side: int) -> str:
+    """What a sheet says below a photograph, before and after, that it shows with that short side.
+
+    The numbers are those of the size at which it was judged, which may be another one.
+    """
+    shown = f"shown at {side} pixels; " if side != score.side else ""
+    content, style, total = (score.values[name] for name in ("content", "style", "total"))
+    return (
+        f"{score.photo}, {shown}at {score.side} pixels: content {content:.3f}, style {style:.3f}, "
+        f"total {total:.3f}, {score.values['relative_total']:.0%} of the photograph's own"
+    )
+
+
 def drop_stale_trade_off(folder: Path, strength: float, metrics: Mapping[str, float]) -> None:
     """Remove a sweep's picture that is of another network: at this strength it scored otherwise.
 

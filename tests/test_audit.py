@@ -15,6 +15,7 @@ import torch
 
 from fnst import audit, checkpoint, evaluation, files, images, registry
 from fnst.errors import AssetError, CheckpointError, ImageError
+from fnst.evaluation import Score
 from fnst.gatys import Anchor
 from fnst.images import Picture
 from fnst.network import TransformerNetwork
@@ -282,6 +283,31 @@ def test_small_photographs_are_neither_enlarged_nor_said_to_be_larger(fnst, tmp_
     assert pictures == [f"{tmp_path}/photos/{name}.png, 64 px" for name in "ab"]
     _, height = images.size_of(judged / "sheet.jpg")
     assert height == 34 + 2 * (64 + 34 + 16)
+
+
+def test_the_sheet_shows_what_was_judged_at_the_largest_size(tmp_path, monkeypatch):
+    taken = []
+
+    def sheet(rows, headings):
+        taken.extend((told.split(":")[0], tuple(after.shape[2:])) for told, (_, after) in rows)
+        return torch.zeros(1, 3, 8, 8)
+
+    monkeypatch.setattr(images, "sheet", sheet)
+    values = dict.fromkeys([*evaluation.HEADLINES, *evaluation.NUMBERS], 0.5)
+    sizes = {"a.png": [48, 64], "small.png": [48], "long.png": [48, 64]}
+    scores = [Score(name, size, size, values) for name in sizes for size in sizes[name]]
+    shapes = zip(sizes, [(120, 90), (60, 50), (64, 3200)], strict=True)
+    named = [(name, torch.rand(1, 3, *shape)) for name, shape in shapes]
+    painted = []
+    audit.write(
+        tmp_path, lambda photo: painted.append(photo.shape) or photo, scores, named, title="wave"
+    )
+    assert painted == [(1, 3, 85, 64), (1, 3, 58, 48), (1, 3, 64, 3200)]
+    assert taken == [
+        ("a.png, at 64 pixels", (85, 64)),
+        ("small.png, at 48 pixels", (58, 48)),
+        ("long.png, shown at 32 pixels; at 64 pixels", (32, 1600)),
+    ]
 
 
 def test_what_fnst_made_itself_is_left_out_and_counted(fnst, tmp_path):

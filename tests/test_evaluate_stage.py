@@ -92,7 +92,7 @@ def test_the_sheet_shows_them_no_larger_than_they_came(project, monkeypatch):
     evaluate.main()
     assert [(caption, before[2:], after[2:]) for caption, before, after in shown] == [
         ("small.png, at 64 pixels", (64, 64), (64, 64)),
-        ("middle.png, at 72 pixels", (80, 80), (80, 80)),
+        ("middle.png, shown at 80 pixels; at 72 pixels", (80, 80), (80, 80)),
         ("large.png, at 96 pixels", (96, 96), (96, 96)),
     ]
 

@@ -120,6 +120,13 @@ def test_nothing_is_said_of_how_long_optimisation_takes():
     assert "second" not in page([score()])
 
 
+def test_a_caption_says_at_which_size_a_photograph_was_judged_and_is_shown():
+    told = "content 0.500, style 0.500, total 3.000, 50% of the photograph's own"
+    assert report.caption(score(size=256), 256) == f"a.jpg, at 256 pixels: {told}"
+    smaller = f"a.jpg, shown at 512 pixels; at 256 pixels: {told}"
+    assert report.caption(score(size=256), 512) == smaller
+
+
 def test_the_name_of_a_file_is_no_markup():
     text = page([score("<b>&\udcff.jpg")])
     assert "&lt;b&gt;&amp;?.jpg" in text
