@@ -172,6 +172,7 @@ class Anchor:
 
     curve: Sequence[float]  # mean totals, iteration by iteration; the untouched photographs' first
     total: float  # the network's, on the same photographs
+    photographs: Sequence[tuple[str, int]] = ()  # their names and short sides, where they are known
 
     @property
     def longest(self) -> int:
@@ -184,13 +185,18 @@ class Anchor:
         return self.total < self.curve[-1]
 
     @property
+    def is_better(self) -> bool:
+        """Whether the network is better than doing nothing; a total that is no number never is."""
+        return self.total < self.curve[0]
+
+    @property
     def iterations(self) -> float:
         """After how many iterations the curve reaches the network's total, interpolated.
 
         Zero when the network is no better than the photographs, or its total is no number; never
         more than ``longest``.
         """
-        if not self.total < self.curve[0]:
+        if not self.is_better:
             return 0.0
         for iteration, (before, after) in enumerate(pairwise(self.curve)):
             if self.total >= after:
@@ -199,10 +205,20 @@ class Anchor:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The same for metrics.json; both are equal when more iterations would be needed."""
-        return {"gatys_iterations": round(self.iterations, 2), "gatys_longest": self.longest}
+        """The same for metrics.json; its iterations are the longest where more would be needed."""
+        return {
+            "gatys_iterations": round(self.iterations, 2),
+            "gatys_longest": self.longest,
+            "gatys_total": round(self.total, 6),
+        }
 
     def __str__(self) -> str:
         if self.is_beyond:
-            return f"more than {self.longest} iterations"
-        return f"{self.iterations:.0f} iterations"
+            return f"more than {_counted(self.longest)}"
+        if self.is_better and self.iterations < 0.5:
+            return f"less than {_counted(1)}"
+        return _counted(round(self.iterations))
+
+
+def _counted(iterations: int) -> str:
+    return f"{iterations} iteration{'' if iterations == 1 else 's'}"

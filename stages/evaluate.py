@@ -49,6 +49,7 @@ def main() -> None:
     anchor = Anchor(
         [row["total"] for row in files.read_numbers(results / "gatys.csv")],
         fmean(evaluation.total(paint, loss, photo) for photo in subjects),
+        [(label, min(photo.shape[2:])) for label, photo in zip(names, subjects, strict=False)],
     )
 
     metrics = evaluation.metrics(scores) | anchor.metrics

@@ -81,6 +81,12 @@ def test_photographs_are_judged_up_to_the_size_that_they_came_in(project, capsys
     assert said in capsys.readouterr().out
 
 
+def test_the_page_names_the_photographs_of_the_curve_and_their_size(project):
+    judged(project)
+    page = (project / "data/results/wave/evaluation.html").read_text()
+    assert "On small.png at 48 pixels its total is" in page
+
+
 def test_the_sheet_shows_them_no_larger_than_they_came(project, monkeypatch):
     shown = []
 

@@ -197,7 +197,12 @@ def test_what_a_sweep_drew_of_another_network_is_dropped(stage):
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(13.4, "as good as 13 iterations"), (40.0, "as good as more than 40")]
+    ("count", "said"),
+    [
+        (13.4, "as good as 13 iterations of"),
+        (1.2, "as good as 1 iteration of"),
+        (40.0, "as good as more than 40 iterations of"),
+    ],
 )
 def test_the_card_says_what_optimising_pixels_takes(count, said):
     told = register._anchored({"gatys_iterations": count, "gatys_longest": 40.0})
