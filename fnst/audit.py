@@ -6,6 +6,7 @@ params.yaml says now: the files are known by their hashes. The formulas are thos
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -25,6 +26,7 @@ from fnst import (
     files,
     gatys,
     images,
+    memory,
     params,
     report,
     sheets,
@@ -214,15 +216,15 @@ def scores(
     return made
 
 
-def subjects(found: Iterable[Source], size: int) -> list[AnySize]:
+def subjects(found: Iterable[Source], size: int) -> list[tuple[str, AnySize]]:
     """The first photographs with that short side, or their own where it is smaller."""
-    return [_fitted(photo, size) for _, photo in islice(photographs(found), COMPARED)]
+    return [(name, _fitted(photo, size)) for name, photo in islice(photographs(found), COMPARED)]
 
 
 def anchor(
     paint: Paint,
     by: Judge,
-    photos: Sequence[AnySize],
+    photos: Sequence[tuple[str, AnySize]],
     iterations: int,
     *,
     progress: Callable[[int, str], None],
@@ -232,20 +234,34 @@ def anchor(
     Args:
         paint: what is judged.
         by: whose loss is lowered.
-        photos: at the size in which they are optimised.
+        photos: named, at the size in which they are optimised.
         iterations: of L-BFGS for each.
         progress: told after each how many are done in all, ``iterations + 1`` a photograph.
+
+    Raises:
+        ImageError: when there is not enough memory.
     """
-    here = [photo.to(by.painting.device) for photo in photos]
 
     def told(done: int, total: float) -> None:
         progress(done, f"total {total:.3f}")
 
-    curve = gatys.curve(by.loss, here, iterations, told)
-    return Anchor(curve, fmean(evaluation.total(paint, by.loss, photo) for photo in here))
+    sides = [(name, min(photo.shape[2:])) for name, photo in photos]
+    try:
+        here = [photo.to(by.painting.device) for _, photo in photos]
+        curve = gatys.curve(by.loss, here, iterations, told)
+        total = fmean(evaluation.total(paint, by.loss, photo) for photo in here)
+    except (MemoryError, RuntimeError) as error:
+        if not memory.is_lacking(error):
+            raise
+        largest = max(side for _, side in sides)
+        raise ImageError(
+            f"there is not enough memory to optimise pixels of photographs of {largest} pixels; "
+            "say a smaller --size, or leave out --gatys."
+        ) from error
+    return Anchor(curve, total, sides)
 
 
-def as_json(found: Sequence[Score], anchored: Anchor | None = None) -> dict[str, Any]:
+def as_json(found: Sequence[Score]) -> dict[str, Any]:
     """Every number's mean at every size, with its interval, and each photograph's own."""
     means = evaluation.means(found)
     return {
@@ -255,8 +271,25 @@ def as_json(found: Sequence[Score], anchored: Anchor | None = None) -> dict[str,
             for size, by_name in means.items()
         },
         "scores": [evaluation.as_row(score) for score in found],
-        **(anchored.metrics | {"gatys_curve": anchored.curve} if anchored else {}),
     }
+
+
+def anchor_as_json(anchored: Anchor, size: int) -> dict[str, Any]:
+    """Where the painter falls on the curve of the pixels, and that curve.
+
+    Args:
+        anchored: see ``anchor``.
+        size: that was asked for; see ``subjects``.
+    """
+    return {
+        **anchored.metrics,
+        "gatys_size": size,
+        "gatys_photographs": [name for name, _ in anchored.photographs],
+        "gatys_curve": anchored.curve,
+    }
+
+
+# --- the folder -----------------------------------------------------------------------------------
 
 
 def write(
@@ -266,30 +299,64 @@ def write(
     photos: Iterable[tuple[str, AnySize]],
     *,
     title: str,
-    anchored: Anchor | None = None,
 ) -> Path:
     """Write the numbers, a before/after sheet, and a page that has both; the path of the page.
 
     Args:
-        folder: where to.
+        folder: where to; what an earlier judgement left there is replaced.
         paint: what was judged.
         found: its scores.
         photos: the photographs, in the order of the scores.
         title: of the page.
-        anchored: where the painter falls on the curve of the pixels, if that was asked for.
+
+    Raises:
+        ImageError: when the folder cannot be written.
     """
-    metrics = evaluation.metrics(found)
-    if anchored:
-        metrics |= anchored.metrics
-        files.write_rows(folder / CURVE, gatys.as_rows(anchored.curve))
-    files.write_json(folder / METRICS, metrics)
-    files.write_rows(folder / TABLE, [evaluation.as_row(score) for score in found])
     pairs = zip(evaluation.largest(found), photos, strict=False)
     rows = [_row(paint, score, photo) for score, (_, photo) in islice(pairs, SHOWN)]
-    images.save(images.Picture(images.sheet(rows, ("photograph", "painted"))), folder / SHEET)
+    sheet = images.Picture(images.sheet(rows, ("photograph", "painted")))
+    content = images.encode(sheet, Path(SHEET).suffix)
+    with _told(folder):
+        files.write_rows(folder / TABLE, [evaluation.as_row(score) for score in found])
+        files.write(folder / SHEET, content)
+        (folder / CURVE).unlink(missing_ok=True)
+        return _write_page(folder, found, title=title)
+
+
+def write_anchor(folder: Path, found: Sequence[Score], anchored: Anchor, *, title: str) -> Path:
+    """Write the curve of the pixels beside what ``write`` wrote, and the page anew, with it.
+
+    Args:
+        folder: that of ``write``.
+        found: as there.
+        anchored: where the painter falls on the curve.
+        title: of the page.
+
+    Raises:
+        ImageError: when the folder cannot be written.
+    """
+    with _told(folder):
+        files.write_rows(folder / CURVE, gatys.as_rows(anchored.curve))
+        return _write_page(folder, found, anchored, title=title)
+
+
+def _write_page(
+    folder: Path, found: Sequence[Score], anchored: Anchor | None = None, *, title: str
+) -> Path:
+    metrics = evaluation.metrics(found) | (anchored.metrics if anchored else {})
     sheet = (folder / SHEET).read_bytes()
+    files.write_json(folder / METRICS, metrics)
     files.write(folder / PAGE, report.page(title, found, anchored, sheet=sheet))
     return folder / PAGE
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Say what keeps a folder from being written."""
+    try:
+        yield
+    except OSError as error:
+        raise ImageError(f"{folder} cannot be written: {error.strerror or error}.") from error
 
 
 def _fitted(photo: AnySize, size: int) -> AnySize:

@@ -27,7 +27,8 @@ from fnst.losses import PerceptualLoss
 from fnst.photos import Photos
 
 Photo = Float[Tensor, "1 3 h w"]  # sRGB in [0, 1]
-Square = Float[Tensor, "1 3 s s"]  # the same, all of one size
+AnySize = Float[Tensor, "1 3 _ _"]  # the same, of a size of its own
+Square = Float[Tensor, "1 3 s s"]  # the same, as high as wide
 Objective = Callable[[Tensor], tuple[float, Tensor]]  # a point -> its value and gradient
 
 # How many steps the curvature is told from: [L89] finds 3 to 7 enough, and more gained nothing.
@@ -69,7 +70,7 @@ def repaint(loss: PerceptualLoss, photo: Photo, iterations: int) -> Iterator[tup
 
 def curve(
     loss: PerceptualLoss,
-    photos: Sequence[Photo],
+    photos: Sequence[AnySize],
     iterations: int,
     told: Callable[[int, float], None] = lambda done, total: None,
 ) -> list[float]:

@@ -13,7 +13,7 @@ import pytest
 import registry_fixtures
 import torch
 
-from fnst import audit, checkpoint, evaluation, files, images, registry
+from fnst import audit, checkpoint, evaluation, files, gatys, images, registry, report
 from fnst.errors import AssetError, CheckpointError, ImageError
 from fnst.evaluation import Score
 from fnst.gatys import Anchor
@@ -260,11 +260,89 @@ def test_it_is_told_where_the_version_falls_on_the_curve_of_the_pixels(fnst, car
     assert curve[0] == pytest.approx(sum(untouched) / 2)
     paint = partial(stylize, checkpoint.load(tmp_path / "model").network)
     ours = sum(evaluation.total(paint, judge.loss, square) for square in squares) / 2
-    expected = Anchor(curve, ours)
-    assert told["gatys_iterations"] == expected.metrics["gatys_iterations"]
-    assert files.read_json(judged / "metrics.json")["gatys_longest"] == 3
-    assert f"Of the first 2, it does what {expected} on the pixels reach." in said.out
-    assert "Against optimisation" in (judged / "index.html").read_text()
+    expected = Anchor(curve, ours, [(f"{tmp_path}/photos/{name}.png", 48) for name in "ab"])
+    assert expected.metrics.items() <= told.items()
+    assert told["gatys_total"] == pytest.approx(ours, rel=1e-5)
+    assert expected.metrics.items() <= files.read_json(judged / "metrics.json").items()
+    *_, page, sentence = said.out.splitlines()
+    assert page == f"The page with pictures: {judged}/index.html"
+    assert sentence == report.against(expected)
+    assert f"<p>{sentence}</p>" in (judged / "index.html").read_text()
+    fnst("evaluate", "-m", 1, "--size", 48, "-o", judged, tmp_path / "photos")
+    assert not (judged / "gatys.csv").exists()
+    assert "gatys_total" not in files.read_json(judged / "metrics.json")
+    assert "Against optimisation" not in (judged / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "compared", "side", "code"),
+    [
+        (["bad.png", "photos"], ["photos/a.png", "photos/b.png"], 48, 1),
+        (["photos/b.png"], ["photos/b.png"], 48, 0),
+        (["tiny.png", "photos/a.png"], ["tiny.png", "photos/a.png"], "48 to 56", 0),
+        (["more.zip"], ["more.zip/d/a.png"], 48, 0),
+    ],
+    ids=["unreadable", "alone", "small", "zipped"],
+)
+def test_the_curve_is_of_the_first_photographs_that_can_be_judged(
+    fnst, tmp_path, given, compared, side, code
+):
+    (tmp_path / "bad.png").write_text("no picture")
+    photos(tmp_path, "tiny.png", side=48)
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(tmp_path / "photos/a.png", "d/a.png")
+    size = 56 if "tiny.png" in given else 48
+    words = ("evaluate", "-m", 1, "--size", size, "--size", 64, "--gatys", 2)
+    paths = [tmp_path / name for name in given]
+    names = [name if "zip" in name else f"{tmp_path}/{name}" for name in compared]
+    said = fnst(*words, *paths, code=code)
+    assert f"On {' and '.join(names)} at {side} pixels its total is" in said.out
+    told = json.loads(fnst(*words, "--json", *paths, code=code).out)
+    assert (told["gatys_size"], told["gatys_photographs"]) == (size, names)
+
+
+def test_programs_get_nothing_but_json_beside_a_folder(fnst, tmp_path):
+    words = ("--size", 48, "--gatys", 1, "--json", "-o", tmp_path / "judged", tmp_path / "photos")
+    said = fnst("evaluate", "-m", 1, *words)
+    assert len(json.loads(said.out)["gatys_curve"]) == 2
+    assert f"The page with pictures: {tmp_path}/judged/index.html\n" in said.err
+
+
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "table"])
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "stopped: the scores stand; what was to come after them is"),
+        (
+            MemoryError(),
+            1,
+            "error: there is not enough memory to optimise pixels of photographs of",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "48 pixels; say a smaller"),
+        (RuntimeError("no memory of that"), 1, "error: something that fnst did not expect"),
+    ],
+    ids=["interrupt", "memory", "memory of PyTorch", "bug"],
+)
+def test_scores_outlive_what_ends_optimising(
+    fnst, tmp_path, monkeypatch, error, code, sentence, as_json
+):
+    def ended(*arguments):
+        raise error
+
+    monkeypatch.setattr(gatys, "curve", ended)
+    judged = tmp_path / "judged"
+    words = ("--size", 48, "--gatys", 2, "-o", judged, *(["--json"] if as_json else []))
+    said = fnst("evaluate", "-m", 1, *words, tmp_path / "photos", code=code)
+    assert sentence in said.err
+    assert "Traceback" not in said.err
+    assert len(files.read_rows(judged / "photographs.csv")) == 2
+    assert "its total is" in (judged / "index.html").read_text()
+    if as_json:
+        told = json.loads(said.out)
+        assert told["photographs"] == 2
+        assert "gatys_curve" not in told
+    else:
+        assert said.out.splitlines()[1].startswith("total ")
 
 
 def test_a_photograph_whose_name_is_no_unicode_is_judged_and_written(fnst, tmp_path):
