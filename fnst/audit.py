@@ -4,6 +4,7 @@ The painting, the loss network and the weights of the terms are those of its tra
 params.yaml says now: the files are known by their hashes. The formulas are those of this fnst.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -290,6 +291,40 @@ def anchor_as_json(anchored: Anchor, size: int) -> dict[str, Any]:
 
 
 # --- the folder -----------------------------------------------------------------------------------
+
+
+def check_folder(folder: Path, found: Iterable[Source], *, overwrite: bool = False) -> None:
+    """Refuse a folder that cannot be written, or has what ``write`` would destroy: before the work.
+
+    An earlier judgement is replaced unasked, as the same command that is said again would do.
+
+    Args:
+        folder: need not exist.
+        found: the photographs, which are never replaced.
+        overwrite: whether other files may be.
+
+    Raises:
+        ImageError: when it is refused.
+    """
+    place = folder.resolve()
+    if place.is_relative_to((params.project_root() / "data" / "results").resolve()):
+        raise ImageError(f"{folder} is where the pipeline has its results; choose another folder.")
+    near = next(each for each in (place, *place.parents) if os.access(each, os.F_OK))
+    if not near.is_dir():
+        raise ImageError(f"{folder}: expected a folder, but {near} is a file; choose another.")
+    if not os.access(near, os.W_OK | os.X_OK):
+        raise ImageError(f"{folder} cannot be written; choose another folder.")
+    there = [name for name in (METRICS, TABLE, SHEET, CURVE, PAGE) if (folder / name).exists()]
+    photos = {file.resolve() for _, file in found if isinstance(file, Path)}
+    for name in there:
+        if (folder / name).resolve() in photos:
+            raise ImageError(f"{folder / name} is a photograph to judge; choose another folder.")
+    is_ours = {METRICS, TABLE, PAGE} <= set(there)
+    if there and not is_ours and not overwrite:
+        raise ImageError(
+            f"{folder / there[0]} is there already, and not from an earlier judgement; choose "
+            "another folder, or say --overwrite to replace it."
+        )
 
 
 def write(

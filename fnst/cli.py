@@ -731,6 +731,12 @@ def evaluate(
             "--output", "-o", metavar="FOLDER", help="For a page with pictures, and its numbers."
         ),
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace files there that are not from an earlier judgement."
+        ),
+    ] = False,
     gatys: Annotated[
         int,
         typer.Option(
@@ -759,6 +765,8 @@ def evaluate(
     from fnst.stylize import stylize as paint
 
     found, earlier = audit.without_results(audit.sources_in(photos))
+    if output:
+        audit.check_folder(output, found, overwrite=overwrite)
     _say_earlier(earlier, sys.stderr, verb="judge")
     where = find_device(device)
     missing: list[ImageError] = []

@@ -432,3 +432,76 @@ def test_nothing_to_judge_is_an_error(fnst, tmp_path):
     said = fnst("evaluate", "-m", 1, "--size", 48, tmp_path / "bad.png", code=1)
     assert said.err.endswith("error: none of the photographs could be judged.\n")
     assert said.out == ""
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def refused(fnst, tmp_path):
+    """The error that a folder is, before any photograph is judged."""
+
+    def run(folder, *words, given=tmp_path / "photos"):
+        said = fnst("evaluate", "-m", 1, "--size", 48, "-o", folder, *words, given, code=1)
+        assert said.out == ""
+        assert "judging" not in said.err
+        assert said.err.count("\n") == 1
+        return said.err
+
+    return run
+
+
+def test_a_folder_that_cannot_be_is_known_before_the_work(refused, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file", tmp_path / "file/below"):
+        assert f"{folder}: expected a folder, but {tmp_path}/file is a file" in refused(folder)
+    with monkeypatch.context() as locked:
+        access = os.access
+        locked.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
+        assert f"{tmp_path}/new/deep cannot be written" in refused(tmp_path / "new/deep")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_that_is_full_is_said_in_a_sentence(fnst, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    words = ("--size", 48, "--json", "-o", tmp_path / "judged", tmp_path / "photos")
+    said = fnst("evaluate", "-m", 1, *words, code=1)
+    assert said.err.endswith(
+        f"error: {tmp_path}/judged cannot be written: No space left on device.\n"
+    )
+    assert json.loads(said.out)["photographs"] == 2
+
+
+@pytest.mark.parametrize("name", [audit.METRICS, audit.TABLE, audit.SHEET, audit.CURVE, audit.PAGE])
+def test_a_file_of_somebody_else_is_replaced_only_when_that_is_said(fnst, refused, tmp_path, name):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    told = f"{folder}/{name} is there already, and not from an earlier judgement; choose another "
+    assert f"{told}folder, or say --overwrite to replace it." in refused(folder)
+    assert (folder / name).read_text() == "mine"
+    words = ("--size", 48, "--gatys", 1, "-o", folder, "--overwrite", tmp_path / "photos")
+    fnst("evaluate", "-m", 1, *words)
+    assert b"mine" not in (folder / name).read_bytes()
+
+
+def test_an_earlier_judgement_is_replaced_and_a_photograph_never_is(fnst, refused, tmp_path):
+    folder = tmp_path / "judged"
+    for size in (48, 56):
+        fnst("evaluate", "-m", 1, "--size", size, "-o", folder, tmp_path / "photos")
+        assert files.read_json(folder / "metrics.json")["size"] == size
+    (tmp_path / "link").symlink_to(folder)
+    for place in (folder, tmp_path / "link"):
+        told = refused(place, "--overwrite", given=folder / "sheet.jpg")
+        assert f"{place}/sheet.jpg is a photograph to judge" in told
+
+
+def test_what_the_pipeline_wrote_is_never_replaced(refused, project):
+    results = project / "data/results/wave"
+    for name in (audit.METRICS, audit.TABLE, audit.PAGE):
+        files.write(results / name, b"the pipeline's")
+    for folder in (results, results.parent, results / "below"):
+        assert "is where the pipeline has its results" in refused(folder, "--overwrite")
