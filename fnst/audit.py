@@ -4,8 +4,10 @@ The painting, the loss network and the weights of the terms are those of its tra
 params.yaml says now: the files are known by their hashes. The formulas are those of this fnst.
 """
 
+import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -25,8 +27,10 @@ from fnst import (
     files,
     gatys,
     images,
+    memory,
     params,
     report,
+    sheets,
     sources,
 )
 from fnst.errors import AssetError, CheckpointError, ImageError
@@ -43,7 +47,7 @@ Source = tuple[str, Path | Callable[[], bytes]]  # a photograph's name, and its 
 METRICS, TABLE, SHEET = "metrics.json", "photographs.csv", "sheet.jpg"
 CURVE, PAGE = "gatys.csv", "index.html"
 
-SHOWN, SIDE = 8, 512  # photographs on a sheet, and their short side at most, pixels
+SHOWN = 8  # photographs on a sheet
 COMPARED = 2  # photographs whose pixels are optimised, as in recipe `laptop`
 
 
@@ -123,21 +127,22 @@ def sources_in(given: Iterable[Path]) -> list[Source]:
     Raises:
         ImageError: when a zip cannot be opened, or there is no photograph at all.
     """
-    each = [source for path in given for source in _sources(path)]
     # a photograph that is named twice counts once
-    keyed = {(s[1].resolve() if isinstance(s[1], Path) else id(s)): s for s in each}
-    found = list(keyed.values())
+    found = list(dict(each for path in given for each in _sources(path)).values())
     if not found:
         raise ImageError(f"expected photographs in {', '.join(map(str, given))}, found none.")
     return found
 
 
-def _sources(path: Path) -> Iterator[Source]:
+def _sources(path: Path) -> Iterator[tuple[tuple[Path, str], Source]]:
+    """Each photograph after what tells it from others: where its file lies, and its member."""
     for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        place = file.resolve()
         if collection.is_zip(file.name):
-            yield from ((entry.name, entry.read) for entry in collection.entries(file))
+            for entry in collection.entries(file):
+                yield (place, entry.name.removeprefix(file.name)), (entry.name, entry.read)
         elif file == path or (file.is_file() and collection.is_picture(file.name)):
-            yield str(file), file
+            yield (place, ""), (str(file), file)
 
 
 def without_results(found: Sequence[Source]) -> tuple[list[Source], list[Path]]:
@@ -212,15 +217,15 @@ def scores(
     return made
 
 
-def subjects(found: Iterable[Source], size: int) -> list[AnySize]:
+def subjects(found: Iterable[Source], size: int) -> list[tuple[str, AnySize]]:
     """The first photographs with that short side, or their own where it is smaller."""
-    return [_fitted(photo, size) for _, photo in islice(photographs(found), COMPARED)]
+    return [(name, _fitted(photo, size)) for name, photo in islice(photographs(found), COMPARED)]
 
 
 def anchor(
     paint: Paint,
     by: Judge,
-    photos: Sequence[AnySize],
+    photos: Sequence[tuple[str, AnySize]],
     iterations: int,
     *,
     progress: Callable[[int, str], None],
@@ -230,20 +235,34 @@ def anchor(
     Args:
         paint: what is judged.
         by: whose loss is lowered.
-        photos: at the size in which they are optimised.
+        photos: named, at the size in which they are optimised.
         iterations: of L-BFGS for each.
         progress: told after each how many are done in all, ``iterations + 1`` a photograph.
+
+    Raises:
+        ImageError: when there is not enough memory.
     """
-    here = [photo.to(by.painting.device) for photo in photos]
 
     def told(done: int, total: float) -> None:
         progress(done, f"total {total:.3f}")
 
-    curve = gatys.curve(by.loss, here, iterations, told)
-    return Anchor(curve, fmean(evaluation.total(paint, by.loss, photo) for photo in here))
+    sides = [(name, min(photo.shape[2:])) for name, photo in photos]
+    try:
+        here = [photo.to(by.painting.device) for _, photo in photos]
+        curve = gatys.curve(by.loss, here, iterations, told)
+        total = fmean(evaluation.total(paint, by.loss, photo) for photo in here)
+    except (MemoryError, RuntimeError) as error:
+        if not memory.is_lacking(error):
+            raise
+        largest = max(side for _, side in sides)
+        raise ImageError(
+            f"there is not enough memory to optimise pixels of photographs of {largest} pixels; "
+            "say a smaller --size, or leave out --gatys."
+        ) from error
+    return Anchor(curve, total, sides)
 
 
-def as_json(found: Sequence[Score], anchored: Anchor | None = None) -> dict[str, Any]:
+def as_json(found: Sequence[Score]) -> dict[str, Any]:
     """Every number's mean at every size, with its interval, and each photograph's own."""
     means = evaluation.means(found)
     return {
@@ -253,8 +272,59 @@ def as_json(found: Sequence[Score], anchored: Anchor | None = None) -> dict[str,
             for size, by_name in means.items()
         },
         "scores": [evaluation.as_row(score) for score in found],
-        **(anchored.metrics | {"gatys_curve": anchored.curve} if anchored else {}),
     }
+
+
+def anchor_as_json(anchored: Anchor, size: int) -> dict[str, Any]:
+    """Where the painter falls on the curve of the pixels, and that curve.
+
+    Args:
+        anchored: see ``anchor``.
+        size: that was asked for; see ``subjects``.
+    """
+    return {
+        **anchored.metrics,
+        "gatys_size": size,
+        "gatys_photographs": [name for name, _ in anchored.photographs],
+        "gatys_curve": anchored.curve,
+    }
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+def check_folder(folder: Path, found: Iterable[Source], *, overwrite: bool = False) -> None:
+    """Refuse a folder that cannot be written, or has what ``write`` would destroy: before the work.
+
+    An earlier judgement is replaced unasked, as the same command that is said again would do.
+
+    Args:
+        folder: need not exist.
+        found: the photographs, which are never replaced.
+        overwrite: whether other files may be.
+
+    Raises:
+        ImageError: when it is refused.
+    """
+    place = folder.resolve()
+    if place.is_relative_to((params.project_root() / "data" / "results").resolve()):
+        raise ImageError(f"{folder} is where the pipeline has its results; choose another folder.")
+    near = next(each for each in (place, *place.parents) if os.access(each, os.F_OK))
+    if not near.is_dir():
+        raise ImageError(f"{folder}: expected a folder, but {near} is a file; choose another.")
+    if not os.access(near, os.W_OK | os.X_OK):
+        raise ImageError(f"{folder} cannot be written; choose another folder.")
+    there = [name for name in (METRICS, TABLE, SHEET, CURVE, PAGE) if (folder / name).exists()]
+    photos = {file.resolve() for _, file in found if isinstance(file, Path)}
+    for name in there:
+        if (folder / name).resolve() in photos:
+            raise ImageError(f"{folder / name} is a photograph to judge; choose another folder.")
+    is_ours = {METRICS, TABLE, PAGE} <= set(there)
+    if there and not is_ours and not overwrite:
+        raise ImageError(
+            f"{folder / there[0]} is there already, and not from an earlier judgement; choose "
+            "another folder, or say --overwrite to replace it."
+        )
 
 
 def write(
@@ -264,42 +334,72 @@ def write(
     photos: Iterable[tuple[str, AnySize]],
     *,
     title: str,
-    anchored: Anchor | None = None,
 ) -> Path:
     """Write the numbers, a before/after sheet, and a page that has both; the path of the page.
 
     Args:
-        folder: where to.
+        folder: where to; what an earlier judgement left there is replaced.
         paint: what was judged.
         found: its scores.
         photos: the photographs, in the order of the scores.
         title: of the page.
-        anchored: where the painter falls on the curve of the pixels, if that was asked for.
+
+    Raises:
+        ImageError: when the folder cannot be written.
     """
-    metrics = evaluation.metrics(found)
-    if anchored:
-        metrics |= anchored.metrics
+    pairs = zip(evaluation.largest(found), photos, strict=False)
+    rows = [_row(paint, score, photo) for score, (_, photo) in islice(pairs, SHOWN)]
+    sheet = images.Picture(images.sheet(rows, ("photograph", "painted")))
+    content = images.encode(sheet, Path(SHEET).suffix)
+    with _told(folder):
+        files.write_rows(folder / TABLE, [evaluation.as_row(score) for score in found])
+        files.write(folder / SHEET, content)
+        (folder / CURVE).unlink(missing_ok=True)
+        return _write_page(folder, found, title=title)
+
+
+def write_anchor(folder: Path, found: Sequence[Score], anchored: Anchor, *, title: str) -> Path:
+    """Write the curve of the pixels beside what ``write`` wrote, and the page anew, with it.
+
+    Args:
+        folder: that of ``write``.
+        found: as there.
+        anchored: where the painter falls on the curve.
+        title: of the page.
+
+    Raises:
+        ImageError: when the folder cannot be written.
+    """
+    with _told(folder):
         files.write_rows(folder / CURVE, gatys.as_rows(anchored.curve))
-    files.write_json(folder / METRICS, metrics)
-    files.write_rows(folder / TABLE, [evaluation.as_row(score) for score in found])
-    shown = (_fitted(photo, SIDE) for _, photo in islice(photos, SHOWN))
-    rows = [
-        (_caption(score), (photo, paint(photo)))
-        for score, photo in zip(evaluation.firsts(found), shown, strict=False)
-    ]
-    images.save(images.Picture(images.sheet(rows, ("photograph", "painted"))), folder / SHEET)
+        return _write_page(folder, found, anchored, title=title)
+
+
+def _write_page(
+    folder: Path, found: Sequence[Score], anchored: Anchor | None = None, *, title: str
+) -> Path:
+    metrics = evaluation.metrics(found) | (anchored.metrics if anchored else {})
     sheet = (folder / SHEET).read_bytes()
+    files.write_json(folder / METRICS, metrics)
     files.write(folder / PAGE, report.page(title, found, anchored, sheet=sheet))
     return folder / PAGE
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """Say what keeps a folder from being written."""
+    try:
+        yield
+    except OSError as error:
+        raise ImageError(f"{folder} cannot be written: {error.strerror or error}.") from error
 
 
 def _fitted(photo: AnySize, size: int) -> AnySize:
     return images.fit(photo, min(size, *photo.shape[2:]))
 
 
-def _caption(score: Score) -> str:
-    content, style, total = (score.values[name] for name in ("content", "style", "total"))
-    return (
-        f"{score.photo}, at {score.side} pixels: content {content:.3f}, style {style:.3f}, "
-        f"total {total:.3f}"
-    )
+def _row(paint: Paint, score: Score, photo: AnySize) -> tuple[str, tuple[AnySize, AnySize]]:
+    """A row of the sheet: what was judged, shown smaller where it has no room."""
+    judged = _fitted(photo, score.side)
+    before, after = sheets.small(judged), sheets.small(paint(judged))
+    return report.caption(score, min(before.shape[2:])), (before, after)

@@ -731,6 +731,12 @@ def evaluate(
             "--output", "-o", metavar="FOLDER", help="For a page with pictures, and its numbers."
         ),
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace files there that are not from an earlier judgement."
+        ),
+    ] = False,
     gatys: Annotated[
         int,
         typer.Option(
@@ -738,25 +744,29 @@ def evaluate(
             min=0,
             max=1000,
             metavar="N",
-            help="Compare with N iterations of L-BFGS on the pixels of the first two photographs.",
+            help="Compare with N iterations of L-BFGS on the pixels of the first two photographs, "
+            "at the smallest --size.",
         ),
     ] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
     device: Device = "auto",
 ) -> None:
-    """Judge a version on any photographs, as it was judged on those held out from its training.
+    """Judge a version on any photographs, by what judged it when it was trained.
 
     With the painting, the loss network and the weights of its training, whatever params.yaml says.
-    Results of fnst's own that lie among the photographs are left out.
+    Photographs are judged whole, where the pipeline judges squares. Results of fnst's own that lie
+    among them are left out.
     """
     _check_one_way({"--model-version": number, "--alias": alias})
     _check_project()
-    from fnst import audit, evaluation, studio
+    from fnst import audit, evaluation, report, studio
     from fnst.progress import watch
     from fnst.stylize import device as find_device
     from fnst.stylize import stylize as paint
 
     found, earlier = audit.without_results(audit.sources_in(photos))
+    if output:
+        audit.check_folder(output, found, overwrite=overwrite)
     _say_earlier(earlier, sys.stderr, verb="judge")
     where = find_device(device)
     missing: list[ImageError] = []
@@ -770,23 +780,30 @@ def evaluate(
     painter = partial(paint, trained.network.to(where))
     with watch("judging", len(found)) as update:
         scores = audit.scores(painter, judge, found, sizes, progress=update, left_out=leave_out)
-    anchored = None
-    if gatys:
-        subjects = audit.subjects(found, min(sizes))
-        with watch("optimising pixels", len(subjects) * (gatys + 1)) as update:
-            anchored = audit.anchor(painter, judge, subjects, gatys, progress=update)
-    told = {"style": model.style, "version": model.number, **audit.as_json(scores, anchored)}
-    if as_json:
-        print(json.dumps(told, indent=2))
-    else:
+    told = {"style": model.style, "version": model.number, **audit.as_json(scores)}
+    if not as_json:
         _numbers_table(told, evaluation.spans(scores))
-        if anchored:
-            print(f"Of the first {len(subjects)}, it does what {anchored} on the pixels reach.")
-    if output:
-        title = f"{model.style}, version {model.number}"
-        photographs = audit.photographs(found)
-        page = audit.write(output, painter, scores, photographs, title=title, anchored=anchored)
-        print(f"The page with pictures: {page}", file=sys.stderr if as_json else sys.stdout)
+    title = f"{model.style}, version {model.number}"
+    # Whatever becomes of the rest, which may take long, the scores are told.
+    try:
+        if output:
+            page = audit.write(output, painter, scores, audit.photographs(found), title=title)
+            print(f"The page with pictures: {page}", file=sys.stderr if as_json else sys.stdout)
+        if gatys:
+            subjects = audit.subjects(found, min(sizes))
+            with watch("optimising pixels", len(subjects) * (gatys + 1)) as update:
+                anchored = audit.anchor(painter, judge, subjects, gatys, progress=update)
+            told |= audit.anchor_as_json(anchored, min(sizes))
+            if not as_json:
+                print(report.against(anchored))
+            if output:
+                audit.write_anchor(output, scores, anchored, title=title)
+    except KeyboardInterrupt:
+        print("stopped: the scores stand; what was to come after them is missing", file=sys.stderr)
+        raise typer.Exit(130) from None
+    finally:
+        if as_json:
+            print(json.dumps(told, indent=2))
     if missing:
         _say(ImageError(f"{len(missing)} of {len(found)} photographs were left out."))
         raise typer.Exit(1)
@@ -810,7 +827,8 @@ def _numbers_table(report: Mapping[str, Any], spans: Mapping[int, str]) -> None:
     _print_wide(table)
     print(
         f"\n{report['style']} version {report['version']} on {report['photographs']} photographs: "
-        "means, and where to expect those of other such photographs."
+        "means, and where to expect those of other such photographs.",
+        flush=True,
     )
 
 

@@ -180,6 +180,12 @@ def firsts(scores: Sequence[Score]) -> list[Score]:
     return [score for score in scores if score.size == smallest]
 
 
+def largest(scores: Sequence[Score]) -> list[Score]:
+    """One score of each photograph, in their order: that at the largest size that it reaches."""
+    following = [*(score.size for score in scores[1:]), 0]
+    return [score for score, size in zip(scores, following, strict=True) if size <= score.size]
+
+
 def means(scores: Iterable[Score]) -> dict[int, dict[str, Mean]]:
     """By size, smallest first, and by name: every number's mean over the photographs."""
     sizes: dict[int, list[Score]] = {}

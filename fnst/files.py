@@ -62,18 +62,21 @@ def read_json(path: Path) -> Any:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write rows of equal keys as CSV, numbers to six digits, whole or not at all."""
+    """Write rows of equal keys as CSV, numbers to six digits, whole or not at all.
+
+    Names of files that are no valid Unicode come back from ``read_rows`` as they were.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0].keys() if rows else [])
     writer.writeheader()
     for row in rows:
         writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
-    write(path, text.getvalue().encode())
+    write(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
     """The rows of a CSV file, by the names in its first line."""
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         return list(csv.DictReader(file))
 
 

@@ -27,7 +27,8 @@ from fnst.losses import PerceptualLoss
 from fnst.photos import Photos
 
 Photo = Float[Tensor, "1 3 h w"]  # sRGB in [0, 1]
-Square = Float[Tensor, "1 3 s s"]  # the same, all of one size
+AnySize = Float[Tensor, "1 3 _ _"]  # the same, of a size of its own
+Square = Float[Tensor, "1 3 s s"]  # the same, as high as wide
 Objective = Callable[[Tensor], tuple[float, Tensor]]  # a point -> its value and gradient
 
 # How many steps the curvature is told from: [L89] finds 3 to 7 enough, and more gained nothing.
@@ -69,7 +70,7 @@ def repaint(loss: PerceptualLoss, photo: Photo, iterations: int) -> Iterator[tup
 
 def curve(
     loss: PerceptualLoss,
-    photos: Sequence[Photo],
+    photos: Sequence[AnySize],
     iterations: int,
     told: Callable[[int, float], None] = lambda done, total: None,
 ) -> list[float]:
@@ -172,6 +173,7 @@ class Anchor:
 
     curve: Sequence[float]  # mean totals, iteration by iteration; the untouched photographs' first
     total: float  # the network's, on the same photographs
+    photographs: Sequence[tuple[str, int]] = ()  # their names and short sides, where they are known
 
     @property
     def longest(self) -> int:
@@ -184,13 +186,18 @@ class Anchor:
         return self.total < self.curve[-1]
 
     @property
+    def is_better(self) -> bool:
+        """Whether the network is better than doing nothing; a total that is no number never is."""
+        return self.total < self.curve[0]
+
+    @property
     def iterations(self) -> float:
         """After how many iterations the curve reaches the network's total, interpolated.
 
         Zero when the network is no better than the photographs, or its total is no number; never
         more than ``longest``.
         """
-        if not self.total < self.curve[0]:
+        if not self.is_better:
             return 0.0
         for iteration, (before, after) in enumerate(pairwise(self.curve)):
             if self.total >= after:
@@ -199,10 +206,20 @@ class Anchor:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The same for metrics.json; both are equal when more iterations would be needed."""
-        return {"gatys_iterations": round(self.iterations, 2), "gatys_longest": self.longest}
+        """The same for metrics.json; its iterations are the longest where more would be needed."""
+        return {
+            "gatys_iterations": round(self.iterations, 2),
+            "gatys_longest": self.longest,
+            "gatys_total": round(self.total, 6),
+        }
 
     def __str__(self) -> str:
         if self.is_beyond:
-            return f"more than {self.longest} iterations"
-        return f"{self.iterations:.0f} iterations"
+            return f"more than {_counted(self.longest)}"
+        if self.is_better and self.iterations < 0.5:
+            return f"less than {_counted(1)}"
+        return _counted(round(self.iterations))
+
+
+def _counted(iterations: int) -> str:
+    return f"{iterations} iteration{'' if iterations == 1 else 's'}"

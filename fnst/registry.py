@@ -159,7 +159,9 @@ def measured_anew(
     step: int,
     has_run: bool = True,
 ) -> Version:
-    """Give a version other numbers and another card; unless it is champion, it is to be judged.
+    """Give a version other numbers and another card; it is to be judged again.
+
+    A champion keeps its verdict until then.
 
     Args:
         version: as ``find`` has it.
@@ -177,6 +179,8 @@ def measured_anew(
     with store.asked():
         if CHAMPION in version.aliases and version.verdict:
             card = _with_verdict(card, version.verdict, version.forced)
+            if LIMITS in version.tags:  # without them, ``verdict_under`` knows of no verdict
+                client.delete_model_version_tag(name, number, LIMITS)
         elif version.verdict:
             client.delete_model_version_tag(name, number, GATE)
         client.update_model_version(name, number, description=card)

@@ -9,9 +9,6 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
 from fnst import files
 from fnst.bootstrap import Mean
 from fnst.evaluation import NUMBERS, Score, firsts, means, spans
@@ -20,11 +17,17 @@ from fnst.gatys import Anchor
 # A bright paper, the ink of text and the blue of what is ours; the paper is that of the sheets.
 PAPER, INK, QUIET, OURS = "#faf8f3", "#46423c", "#a8a196", "#2a5078"
 
+NAMED = 3  # photographs of a curve that are named; a recipe may have 50
+
 IN_SHORT = ("total", "relative_total", "content", "style", "grid_ratio", "border_ratio", "ssim")
 
 
 def draw(anchor: Anchor) -> bytes:
     """The curve and the network's place on it, as a PNG."""
+    # here, as it takes half a second to import, and most who ask for numbers draw nothing
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
     figure = Figure((8, 4.4), dpi=160, facecolor=PAPER, layout="constrained")
     axes = figure.add_subplot(facecolor=PAPER)
     axes.set_yscale("log")
@@ -62,6 +65,41 @@ def draw(anchor: Anchor) -> bytes:
     stream = io.BytesIO()
     figure.savefig(stream, format="png")
     return stream.getvalue()
+
+
+def caption(score: Score, side: int) -> str:
+    """What a sheet says below a photograph, before and after, that it shows with that short side.
+
+    The numbers are those of the size at which it was judged, which may be another one.
+    """
+    shown = f"shown at {side} pixels; " if side != score.side else ""
+    content, style, total = (score.values[name] for name in ("content", "style", "total"))
+    return (
+        f"{score.photo}, {shown}at {score.side} pixels: content {content:.3f}, style {style:.3f}, "
+        f"total {total:.3f}, {score.values['relative_total']:.0%} of the photograph's own"
+    )
+
+
+def against(anchor: Anchor) -> str:
+    """What optimising the pixels takes to be as good as the network, in a sentence."""
+    untouched, end = _number(anchor.curve[0]), _number(anchor.curve[-1])
+    told = f"On {_subjects(anchor)} its total is {_number(anchor.total)}"
+    if not anchor.is_better:
+        return f"{told}: it is no better than the untouched photographs ({untouched})."
+    reach = "reaches" if anchor.longest == 1 else "reach"
+    return f"{told}; L-BFGS on the pixels needs {anchor} for that ({anchor.longest} {reach} {end})."
+
+
+def _subjects(anchor: Anchor) -> str:
+    """The photographs of a curve and their size, in words."""
+    if not anchor.photographs:
+        return "the photographs, and at the size, of this curve"
+    names = [name for name, _ in anchor.photographs]
+    sides = [side for _, side in anchor.photographs]
+    rest = [f"{len(names) - NAMED} more"] if len(names) > NAMED else []
+    *others, last = [*names[:NAMED], *rest]
+    each = f"{', '.join(others)} and {last}" if others else last
+    return f"{each} at {' to '.join(map(str, sorted({min(sides), max(sides)})))} pixels"
 
 
 def drop_stale_trade_off(folder: Path, strength: float, metrics: Mapping[str, float]) -> None:
@@ -128,8 +166,7 @@ def page(
 def _against(anchor: Anchor) -> list[str]:
     return [
         "<h2>Against optimisation</h2>",
-        f"<p>On the photographs and at the size of this curve, its total is "
-        f"{_number(anchor.total)}: what {anchor} reach.</p>",
+        f"<p>{html.escape(against(anchor))}</p>",
         _figure("image/png", draw(anchor), ANCHOR),
     ]
 
@@ -161,8 +198,8 @@ th {{ font-weight: 500 }}
 </style>
 """
 ANCHOR = (
-    "The same loss, lowered on the pixels themselves from the photograph on, which takes seconds a "
-    "picture; after Johnson et al., figure 5."
+    "The same loss, lowered on the pixels themselves from the photograph on; after Johnson et al., "
+    "figure 5."
 )
 TRADE_OFF = (
     "Content against style: the same painting, learnt at several strengths; each point is a "

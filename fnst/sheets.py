@@ -45,15 +45,15 @@ def _side_by_side(paints: Mapping[str, Paint], before: bool, photo: Picture) -> 
 
 def _cell(picture: Picture) -> Floats:
     """A picture small enough, on the sheet's paper where it is transparent."""
-    rgb = _small(picture.rgb)
+    rgb = small(picture.rgb)
     if picture.alpha is None:
         return rgb
     paper = torch.tensor(images.PAPER).view(1, 3, 1, 1) / 255
-    return paper.lerp(rgb, _small(picture.alpha.expand(picture.rgb.shape)))
+    return paper.lerp(rgb, small(picture.alpha.expand(picture.rgb.shape)))
 
 
-def _small(image: Image) -> Floats:
-    """A picture in [0, 1], no larger than it may be."""
+def small(image: Image) -> Floats:
+    """A picture in [0, 1], no larger than it may be on a sheet."""
     h, w = image.shape[-2:]
     scale = min(1.0, SIDE / max(h, w))
     shape = max(1, round(h * scale)), max(1, round(w * scale))

@@ -4,7 +4,6 @@ import hashlib
 import json
 from dataclasses import asdict
 from functools import partial
-from itertools import accumulate
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -50,6 +49,7 @@ def main() -> None:
     anchor = Anchor(
         [row["total"] for row in files.read_numbers(results / "gatys.csv")],
         fmean(evaluation.total(paint, loss, photo) for photo in subjects),
+        [(label, min(photo.shape[2:])) for label, photo in zip(names, subjects, strict=False)],
     )
 
     metrics = evaluation.metrics(scores) | anchor.metrics
@@ -68,8 +68,7 @@ def main() -> None:
     files.write_rows(results / "means.csv", evaluation.as_rows(evaluation.means(scores)))
     told = {"sha256": _digest(judge), "parts": _parts(judge, wanted.loss.network, style.image)}
     files.write_json(results / "judged_by.json", told)
-    at_largest = [scores[end - 1] for end in accumulate(counts)]
-    _sheet(name, paint, photos, at_largest, results / "sheet.jpg")
+    _sheet(name, paint, photos, evaluation.largest(scores), results / "sheet.jpg")
     files.write(results / "gatys.png", report.draw(anchor))
     page = report.page(
         name,
@@ -134,12 +133,7 @@ def _sheet(name: str, paint: Paint, photos: Photos, scores: list[Score], path: P
         images.fit(photos.whole(index), photos.side(index)) for index in range(len(scores[:SHOWN]))
     ]
     rows = [
-        (
-            f"{score.photo}, at {score.side} pixels: content {score.values['content']:.3f}, style "
-            f"{score.values['style']:.3f}, total {score.values['total']:.3f}, "
-            f"{score.values['relative_total']:.0%} of the photograph's own",
-            (photo, paint(photo)),
-        )
+        (report.caption(score, min(photo.shape[2:])), (photo, paint(photo)))
         for score, photo in zip(scores, shown, strict=False)
     ]
     images.save(images.Picture(images.sheet(rows, ("photograph", name))), path)

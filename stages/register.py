@@ -186,8 +186,9 @@ def _show(samples: Path, tracked: tracking.Run) -> None:
 def _anchored(metrics: dict[str, float]) -> str:
     """What optimising the pixels takes to be as good; it has photographs and a size of its own."""
     count, longest = metrics["gatys_iterations"], metrics["gatys_longest"]
-    told = f"more than {longest:.0f}" if count >= longest else f"{count:.0f}"
-    return f"as good as {told} iterations of optimising the pixels themselves"
+    number = round(min(count, longest))
+    more, plural = "more than " if count >= longest else "", "" if number == 1 else "s"
+    return f"as good as {more}{number} iteration{plural} of optimising the pixels themselves"
 
 
 def _card(name: str, card: dict[str, Any], metrics: dict[str, float], tags: dict[str, str]) -> str:

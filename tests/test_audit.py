@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 import zipfile
@@ -12,8 +13,9 @@ import pytest
 import registry_fixtures
 import torch
 
-from fnst import audit, checkpoint, evaluation, files, images, registry
+from fnst import audit, checkpoint, evaluation, files, gatys, images, registry, report
 from fnst.errors import AssetError, CheckpointError, ImageError
+from fnst.evaluation import Score
 from fnst.gatys import Anchor
 from fnst.images import Picture
 from fnst.network import TransformerNetwork
@@ -145,6 +147,17 @@ def test_folders_zips_and_files_are_searched_for_photographs(tmp_path):
     ]
 
 
+def test_a_zip_that_is_named_twice_counts_once(tmp_path):
+    photos(tmp_path, "a.png")
+    (tmp_path / "zips").mkdir()
+    archive = tmp_path / "zips/more.zip"
+    with zipfile.ZipFile(archive, "w") as members:
+        members.write(tmp_path / "a.png", "one/a.png")
+        members.write(tmp_path / "a.png", "other/a.png")
+    (tmp_path / "link.zip").symlink_to(archive)
+    assert found(archive, archive, tmp_path / "zips", tmp_path / "link.zip") == ["a.png"] * 2
+
+
 def test_where_there_is_no_photograph_it_is_said(tmp_path):
     with pytest.raises(ImageError, match=rf"expected photographs in {tmp_path}, found none"):
         audit.sources_in([tmp_path])
@@ -247,11 +260,97 @@ def test_it_is_told_where_the_version_falls_on_the_curve_of_the_pixels(fnst, car
     assert curve[0] == pytest.approx(sum(untouched) / 2)
     paint = partial(stylize, checkpoint.load(tmp_path / "model").network)
     ours = sum(evaluation.total(paint, judge.loss, square) for square in squares) / 2
-    expected = Anchor(curve, ours)
-    assert told["gatys_iterations"] == expected.metrics["gatys_iterations"]
-    assert files.read_json(judged / "metrics.json")["gatys_longest"] == 3
-    assert f"Of the first 2, it does what {expected} on the pixels reach." in said.out
-    assert "Against optimisation" in (judged / "index.html").read_text()
+    expected = Anchor(curve, ours, [(f"{tmp_path}/photos/{name}.png", 48) for name in "ab"])
+    assert expected.metrics.items() <= told.items()
+    assert told["gatys_total"] == pytest.approx(ours, rel=1e-5)
+    assert expected.metrics.items() <= files.read_json(judged / "metrics.json").items()
+    *_, page, sentence = said.out.splitlines()
+    assert page == f"The page with pictures: {judged}/index.html"
+    assert sentence == report.against(expected)
+    assert f"<p>{sentence}</p>" in (judged / "index.html").read_text()
+    fnst("evaluate", "-m", 1, "--size", 48, "-o", judged, tmp_path / "photos")
+    assert not (judged / "gatys.csv").exists()
+    assert "gatys_total" not in files.read_json(judged / "metrics.json")
+    assert "Against optimisation" not in (judged / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("given", "compared", "side", "code"),
+    [
+        (["bad.png", "photos"], ["photos/a.png", "photos/b.png"], 48, 1),
+        (["photos/b.png"], ["photos/b.png"], 48, 0),
+        (["tiny.png", "photos/a.png"], ["tiny.png", "photos/a.png"], "48 to 56", 0),
+        (["more.zip"], ["more.zip/d/a.png"], 48, 0),
+    ],
+    ids=["unreadable", "alone", "small", "zipped"],
+)
+def test_the_curve_is_of_the_first_photographs_that_can_be_judged(
+    fnst, tmp_path, given, compared, side, code
+):
+    (tmp_path / "bad.png").write_text("no picture")
+    photos(tmp_path, "tiny.png", side=48)
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.write(tmp_path / "photos/a.png", "d/a.png")
+    size = 56 if "tiny.png" in given else 48
+    words = ("evaluate", "-m", 1, "--size", size, "--size", 64, "--gatys", 2)
+    paths = [tmp_path / name for name in given]
+    names = [name if "zip" in name else f"{tmp_path}/{name}" for name in compared]
+    said = fnst(*words, *paths, code=code)
+    assert f"On {' and '.join(names)} at {side} pixels its total is" in said.out
+    told = json.loads(fnst(*words, "--json", *paths, code=code).out)
+    assert (told["gatys_size"], told["gatys_photographs"]) == (size, names)
+
+
+def test_programs_get_nothing_but_json_beside_a_folder(fnst, tmp_path):
+    words = ("--size", 48, "--gatys", 1, "--json", "-o", tmp_path / "judged", tmp_path / "photos")
+    said = fnst("evaluate", "-m", 1, *words)
+    assert len(json.loads(said.out)["gatys_curve"]) == 2
+    assert f"The page with pictures: {tmp_path}/judged/index.html\n" in said.err
+
+
+@pytest.mark.parametrize("as_json", [True, False], ids=["json", "table"])
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "stopped: the scores stand; what was to come after them is"),
+        (
+            MemoryError(),
+            1,
+            "error: there is not enough memory to optimise pixels of photographs of",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), 1, "48 pixels; say a smaller"),
+        (RuntimeError("no memory of that"), 1, "error: something that fnst did not expect"),
+    ],
+    ids=["interrupt", "memory", "memory of PyTorch", "bug"],
+)
+def test_scores_outlive_what_ends_optimising(
+    fnst, tmp_path, monkeypatch, error, code, sentence, as_json
+):
+    def ended(*arguments):
+        raise error
+
+    monkeypatch.setattr(gatys, "curve", ended)
+    judged = tmp_path / "judged"
+    words = ("--size", 48, "--gatys", 2, "-o", judged, *(["--json"] if as_json else []))
+    said = fnst("evaluate", "-m", 1, *words, tmp_path / "photos", code=code)
+    assert sentence in said.err
+    assert "Traceback" not in said.err
+    assert len(files.read_rows(judged / "photographs.csv")) == 2
+    assert "its total is" in (judged / "index.html").read_text()
+    if as_json:
+        told = json.loads(said.out)
+        assert told["photographs"] == 2
+        assert "gatys_curve" not in told
+    else:
+        assert said.out.splitlines()[1].startswith("total ")
+
+
+def test_a_photograph_whose_name_is_no_unicode_is_judged_and_written(fnst, tmp_path):
+    name = os.fsdecode(b"caf\xe9.png")
+    (tmp_path / "photos/a.png").rename(tmp_path / name)
+    fnst("evaluate", "-m", 1, "--size", 48, "-o", tmp_path / "judged", tmp_path / name)
+    (row,) = files.read_rows(tmp_path / "judged/photographs.csv")
+    assert row["photo"] == f"{tmp_path}/{name}"
 
 
 def test_small_photographs_are_neither_enlarged_nor_said_to_be_larger(fnst, tmp_path):
@@ -262,6 +361,31 @@ def test_small_photographs_are_neither_enlarged_nor_said_to_be_larger(fnst, tmp_
     assert pictures == [f"{tmp_path}/photos/{name}.png, 64 px" for name in "ab"]
     _, height = images.size_of(judged / "sheet.jpg")
     assert height == 34 + 2 * (64 + 34 + 16)
+
+
+def test_the_sheet_shows_what_was_judged_at_the_largest_size(tmp_path, monkeypatch):
+    taken = []
+
+    def sheet(rows, headings):
+        taken.extend((told.split(":")[0], tuple(after.shape[2:])) for told, (_, after) in rows)
+        return torch.zeros(1, 3, 8, 8)
+
+    monkeypatch.setattr(images, "sheet", sheet)
+    values = dict.fromkeys([*evaluation.HEADLINES, *evaluation.NUMBERS], 0.5)
+    sizes = {"a.png": [48, 64], "small.png": [48], "long.png": [48, 64]}
+    scores = [Score(name, size, size, values) for name in sizes for size in sizes[name]]
+    shapes = zip(sizes, [(120, 90), (60, 50), (64, 3200)], strict=True)
+    named = [(name, torch.rand(1, 3, *shape)) for name, shape in shapes]
+    painted = []
+    audit.write(
+        tmp_path, lambda photo: painted.append(photo.shape) or photo, scores, named, title="wave"
+    )
+    assert painted == [(1, 3, 85, 64), (1, 3, 58, 48), (1, 3, 64, 3200)]
+    assert taken == [
+        ("a.png, at 64 pixels", (85, 64)),
+        ("small.png, at 48 pixels", (58, 48)),
+        ("long.png, shown at 32 pixels; at 64 pixels", (32, 1600)),
+    ]
 
 
 def test_what_fnst_made_itself_is_left_out_and_counted(fnst, tmp_path):
@@ -308,3 +432,76 @@ def test_nothing_to_judge_is_an_error(fnst, tmp_path):
     said = fnst("evaluate", "-m", 1, "--size", 48, tmp_path / "bad.png", code=1)
     assert said.err.endswith("error: none of the photographs could be judged.\n")
     assert said.out == ""
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def refused(fnst, tmp_path):
+    """The error that a folder is, before any photograph is judged."""
+
+    def run(folder, *words, given=tmp_path / "photos"):
+        said = fnst("evaluate", "-m", 1, "--size", 48, "-o", folder, *words, given, code=1)
+        assert said.out == ""
+        assert "judging" not in said.err
+        assert said.err.count("\n") == 1
+        return said.err
+
+    return run
+
+
+def test_a_folder_that_cannot_be_is_known_before_the_work(refused, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    for folder in (tmp_path / "file", tmp_path / "file/below"):
+        assert f"{folder}: expected a folder, but {tmp_path}/file is a file" in refused(folder)
+    with monkeypatch.context() as locked:
+        access = os.access
+        locked.setattr(os, "access", lambda path, mode: not mode & os.W_OK and access(path, mode))
+        assert f"{tmp_path}/new/deep cannot be written" in refused(tmp_path / "new/deep")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_that_is_full_is_said_in_a_sentence(fnst, tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    words = ("--size", 48, "--json", "-o", tmp_path / "judged", tmp_path / "photos")
+    said = fnst("evaluate", "-m", 1, *words, code=1)
+    assert said.err.endswith(
+        f"error: {tmp_path}/judged cannot be written: No space left on device.\n"
+    )
+    assert json.loads(said.out)["photographs"] == 2
+
+
+@pytest.mark.parametrize("name", [audit.METRICS, audit.TABLE, audit.SHEET, audit.CURVE, audit.PAGE])
+def test_a_file_of_somebody_else_is_replaced_only_when_that_is_said(fnst, refused, tmp_path, name):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / name).write_text("mine")
+    told = f"{folder}/{name} is there already, and not from an earlier judgement; choose another "
+    assert f"{told}folder, or say --overwrite to replace it." in refused(folder)
+    assert (folder / name).read_text() == "mine"
+    words = ("--size", 48, "--gatys", 1, "-o", folder, "--overwrite", tmp_path / "photos")
+    fnst("evaluate", "-m", 1, *words)
+    assert b"mine" not in (folder / name).read_bytes()
+
+
+def test_an_earlier_judgement_is_replaced_and_a_photograph_never_is(fnst, refused, tmp_path):
+    folder = tmp_path / "judged"
+    for size in (48, 56):
+        fnst("evaluate", "-m", 1, "--size", size, "-o", folder, tmp_path / "photos")
+        assert files.read_json(folder / "metrics.json")["size"] == size
+    (tmp_path / "link").symlink_to(folder)
+    for place in (folder, tmp_path / "link"):
+        told = refused(place, "--overwrite", given=folder / "sheet.jpg")
+        assert f"{place}/sheet.jpg is a photograph to judge" in told
+
+
+def test_what_the_pipeline_wrote_is_never_replaced(refused, project):
+    results = project / "data/results/wave"
+    for name in (audit.METRICS, audit.TABLE, audit.PAGE):
+        files.write(results / name, b"the pipeline's")
+    for folder in (results, results.parent, results / "below"):
+        assert "is where the pipeline has its results" in refused(folder, "--overwrite")

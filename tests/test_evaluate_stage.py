@@ -81,6 +81,12 @@ def test_photographs_are_judged_up_to_the_size_that_they_came_in(project, capsys
     assert said in capsys.readouterr().out
 
 
+def test_the_page_names_the_photographs_of_the_curve_and_their_size(project):
+    judged(project)
+    page = (project / "data/results/wave/evaluation.html").read_text()
+    assert "On small.png at 48 pixels its total is" in page
+
+
 def test_the_sheet_shows_them_no_larger_than_they_came(project, monkeypatch):
     shown = []
 
@@ -92,7 +98,7 @@ def test_the_sheet_shows_them_no_larger_than_they_came(project, monkeypatch):
     evaluate.main()
     assert [(caption, before[2:], after[2:]) for caption, before, after in shown] == [
         ("small.png, at 64 pixels", (64, 64), (64, 64)),
-        ("middle.png, at 72 pixels", (80, 80), (80, 80)),
+        ("middle.png, shown at 80 pixels; at 72 pixels", (80, 80), (80, 80)),
         ("large.png, at 96 pixels", (96, 96), (96, 96)),
     ]
 

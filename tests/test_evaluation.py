@@ -15,6 +15,8 @@ from fnst.evaluation import (
     as_row,
     as_rows,
     evaluate,
+    firsts,
+    largest,
     means,
     metrics,
     spans,
@@ -191,6 +193,13 @@ def test_means_are_of_each_size():
     assert list(by_size) == [48, 64]
     assert by_size[64]["total"].mean == 1.5
     assert by_size[48]["total"].mean == 7
+
+
+def test_each_photograph_has_one_score_at_its_smallest_and_one_at_its_largest_size():
+    sizes = [("a.jpg", 48), ("a.jpg", 64), ("a.jpg", 48), ("b.jpg", 48), ("b.jpg", 96)]
+    scores = [Score(name, size, size, {}) for name, size in sizes]
+    assert firsts(scores) == [scores[i] for i in (0, 2, 3)]
+    assert largest(scores) == [scores[i] for i in (1, 2, 4)]
 
 
 def test_metrics_are_flat_and_of_the_smallest_size_first(judge):

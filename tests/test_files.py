@@ -105,6 +105,8 @@ def test_names_of_files_that_are_no_unicode_come_back_as_they_were(tmp_path):
     files.write_json(tmp_path / "a.json", {"name": name, "other": "café"})
     assert files.read_json(tmp_path / "a.json") == {"name": name, "other": "café"}
     assert "café" in (tmp_path / "a.json").read_text(errors="replace")
+    files.write_rows(tmp_path / "a.csv", [{"name": name, "other": "café"}])
+    assert files.read_rows(tmp_path / "a.csv") == [{"name": name, "other": "café"}]
 
 
 @pytest.mark.parametrize(

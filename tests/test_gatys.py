@@ -109,14 +109,30 @@ def test_a_photograph_is_repainted_inside_its_colours_and_begins_as_it_is(extrac
 def test_a_total_lies_where_the_curve_passes_it(total, iterations):
     anchor = Anchor([10.0, 4.0, 2.0, 2.0, 1.0], total)
     assert anchor.iterations == pytest.approx(iterations)
-    assert anchor.metrics == {"gatys_iterations": pytest.approx(iterations), "gatys_longest": 4}
+    assert anchor.metrics == {
+        "gatys_iterations": pytest.approx(iterations),
+        "gatys_longest": 4,
+        "gatys_total": total,
+    }
 
 
 @pytest.mark.parametrize("total", [float("nan"), float("inf")])
 def test_a_total_that_is_no_number_is_as_good_as_no_iteration(total):
     anchor = Anchor([10.0, 4.0, 2.0], total)
-    assert anchor.metrics == {"gatys_iterations": 0, "gatys_longest": 2}
+    assert anchor.metrics == {
+        "gatys_iterations": 0,
+        "gatys_longest": 2,
+        "gatys_total": pytest.approx(total, nan_ok=True),
+    }
     assert str(anchor) == "0 iterations"
+
+
+@pytest.mark.parametrize(
+    ("total", "said"),
+    [(11.0, "0 iterations"), (9.9, "less than 1 iteration"), (4.0, "1 iteration")],
+)
+def test_one_iteration_is_one_and_none_is_what_is_no_better(total, said):
+    assert str(Anchor([10.0, 4.0, 2.0], total)) == said
 
 
 def test_a_total_below_the_curve_is_said_to_be_beyond_it():

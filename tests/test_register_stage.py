@@ -161,6 +161,23 @@ def test_a_run_gets_the_samples_that_it_lacks_and_none_twice(stage):
         assert sum(f"+step+{step}+" in name and name.endswith(".png") for name in shown) == 1
 
 
+@pytest.mark.parametrize(("before", "now"), [(1.25, 1.0), (1.0, 1.25)], ids=["mended", "worse"])
+def test_a_champion_that_is_measured_anew_has_its_shortcomings_told_anew(stage, before, now):
+    broken = ", although border_ratio 1.25 is above its limit 1.2"
+    told = {1.0: "passed: the first version of its style"}
+    told[1.25] = told[1.0] + broken
+    stage.train(border_ratio=before)
+    assert f"version 1 {told[before]}\n" in stage.run()
+    stage.train(border_ratio=now)
+    said = stage.run()
+    assert "version 1 has these weights, measured anew\n" in said
+    assert f"version 1 {told[now]}\n" in said
+    champion = registry.get("wave", 1)
+    assert champion.aliases == ("champion",)
+    assert champion.card.endswith(f"## Gate\n\n{told[now]}\n")
+    assert f"version 1 {told[now]}\n" in stage.run()
+
+
 def test_what_cannot_be_compared_says_why_and_what_makes_it_champion(stage):
     stage.train()
     stage.run()
@@ -198,7 +215,12 @@ def test_what_a_sweep_drew_of_another_network_is_dropped(stage):
 
 
 @pytest.mark.parametrize(
-    ("count", "said"), [(13.4, "as good as 13 iterations"), (40.0, "as good as more than 40")]
+    ("count", "said"),
+    [
+        (13.4, "as good as 13 iterations of"),
+        (1.2, "as good as 1 iteration of"),
+        (40.0, "as good as more than 40 iterations of"),
+    ],
 )
 def test_the_card_says_what_optimising_pixels_takes(count, said):
     told = register._anchored({"gatys_iterations": count, "gatys_longest": 40.0})

@@ -3,6 +3,8 @@
 import base64
 import io
 import re
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -108,15 +110,51 @@ def test_a_trade_off_of_another_network_is_not_kept(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_the_network_is_compared_with_optimisation_in_words():
-    on = page([score()], Anchor([10.0, 4.0, 2.0], 2.0))
-    assert "at the size of this curve, its total is 2.000: what 2 iterations reach" in on
-    assert "what more than 2 iterations reach" in page([score()], Anchor([10.0, 4.0, 2.0], 1.0))
+@pytest.mark.parametrize(
+    ("curve", "total", "said"),
+    [
+        ([10.0, 4.0, 2.0], 2.0, "2.000; L-BFGS on the pixels needs 2 iterations for that (2 reach"),
+        ([10.0, 4.0, 2.0], 1.0, "needs more than 2 iterations for that (2 reach 2.000)."),
+        ([10.0, 4.0], 4.0, "needs 1 iteration for that (1 reaches 4.000)."),
+        ([10.0, 4.0], 10.0, "10.0: it is no better than the untouched photographs (10.0)."),
+        ([10.0, 4.0], float("nan"), "nan: it is no better than the untouched photographs (10.0)."),
+    ],
+)
+def test_the_network_is_compared_with_optimisation_in_words(curve, total, said):
+    told = report.against(Anchor(curve, total, [("a.jpg", 192)]))
+    assert told.startswith("On a.jpg at 192 pixels its total is ")
+    assert said in told
+    assert told in page([score()], Anchor(curve, total, [("a.jpg", 192)]))
+
+
+@pytest.mark.parametrize(
+    ("photographs", "said"),
+    [
+        ([], "On the photographs, and at the size, of this curve its total"),
+        ([("a", 64), ("b", 64)], "On a and b at 64 pixels its total"),
+        ([("a", 64), ("b", 48), ("c", 50)], "On a, b and c at 48 to 64 pixels its total"),
+        ([(name, 64) for name in "abcde"], "On a, b, c and 2 more at 64 pixels its total"),
+    ],
+)
+def test_the_photographs_of_the_curve_are_named_and_so_is_their_size(photographs, said):
+    assert report.against(Anchor([10.0, 4.0, 2.0], 3.0, photographs)).startswith(said)
+
+
+def test_nothing_is_said_of_how_long_optimisation_takes():
+    assert "second" not in page([score()])
+
+
+def test_a_caption_says_at_which_size_a_photograph_was_judged_and_is_shown():
+    told = "content 0.500, style 0.500, total 3.000, 50% of the photograph's own"
+    assert report.caption(score(size=256), 256) == f"a.jpg, at 256 pixels: {told}"
+    smaller = f"a.jpg, shown at 512 pixels; at 256 pixels: {told}"
+    assert report.caption(score(size=256), 512) == smaller
 
 
 def test_the_name_of_a_file_is_no_markup():
-    text = page([score("<b>&\udcff.jpg")])
-    assert "&lt;b&gt;&amp;?.jpg" in text
+    name = "<b>&\udcff.jpg"
+    text = page([score(name)], Anchor([10.0, 4.0], 3.0, [(name, 64)]))
+    assert text.count("&lt;b&gt;&amp;?.jpg") == 2
 
 
 @pytest.mark.parametrize("total", [12.0, 3.0, 0.5], ids=["before", "on", "beyond"])
@@ -125,3 +163,9 @@ def test_the_curve_is_drawn_wherever_the_network_falls(total):
     with Image.open(io.BytesIO(drawn)) as picture:
         assert picture.format == "PNG"
         assert picture.width > 1000
+
+
+def test_who_draws_nothing_need_not_wait_for_what_draws():
+    code = "import fnst.report, sys; print('matplotlib' in sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert told.stdout.strip() == "False"
