@@ -53,10 +53,11 @@ train.main()
 # What telling costs: the median of a report, of a state and of a sample, as the stage makes them.
 TELLING = f"""
 import time
+from collections import defaultdict
 from pathlib import Path
 from statistics import median
-from fnst import params, tracking, training
-from fnst.journal import Journal
+from fnst import params, tracking
+from fnst.journal import KEEP_SECONDS, Journal
 from fnst.training import Losses
 from stages import train
 
@@ -68,7 +69,7 @@ journal.resume(parts.learner)
 batches = parts.photos.batches(
     batch_size=plan.batch_size, crop=plan.crop, crop_scale=plan.crop_scale, seed=0
 )
-times = dict(step=[], report=[], state=[], sample=[])
+times = defaultdict(list)
 
 def timed(name, work):
     began = time.perf_counter()
@@ -83,13 +84,18 @@ with tracking.record("telling", run_id=None, params={{}}, tags={{}}) as tracked:
         batch = next(batches)
         timed("step", lambda: parts.learner.step(batch, 0.001))
         timed("report", lambda: teller.report(number, losses))
+    tracked.flush()
+    every = round(KEEP_SECONDS / median(times["step"]) / plan.log_every)  # reports between states
     for number in range(7):
+        for report in range(every):
+            teller.report(1100 + report, losses)
         timed("state", lambda: journal.keep(parts.learner, 1, good=True))
+        timed("sending", tracked.flush)
         timed("sample", lambda: teller.report(parts.steps, losses))  # at the end comes a sample
-mean = sum(times["report"]) / len(times["report"])  # every so often a report sends what there is
-step, state, sample = (median(times[name]) for name in ("step", "state", "sample"))
-from fnst.journal import KEEP_SECONDS
-each = mean / plan.log_every + sample / plan.sample_every + state * step / KEEP_SECONDS
+        timed("sample's sending", tracked.flush)
+step, report, *kept = (median(times[name]) for name in ("step", "report", "state", "sending"))
+sample = median(times["sample"]) + median(times["sample's sending"])
+each = report / plan.log_every + sample / plan.sample_every + sum(kept) * step / KEEP_SECONDS
 print(each / step)
 """
 

@@ -4,7 +4,9 @@
 which is the usual case, nothing here does anything.
 """
 
+import logging
 import os
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,16 +21,36 @@ def is_launched() -> bool:
 
 
 def launch(module: str, arguments: Sequence[str], *, processes: int) -> None:
-    """Become torchrun with so many processes of a module, unless that has happened or is no use.
+    """Start so many processes of a module by torchrun, unless that has happened or is no use.
 
-    Does not return where it does anything: torchrun takes this process's place, and its exit code.
+    Where it does anything it does not return: it exits when all of them have ended, with 0, after
+    an interrupt with 130, or as the first of them did that failed, which has said why.
     """
     if processes < 2 or is_launched():
         return
+    from torch.distributed import run
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    logging.disable(logging.ERROR)  # torchrun's own words: the processes say what there is to say
     sys.stdout.flush()
-    runner = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    several = [f"--nproc-per-node={processes}", "-m", module, *arguments]
-    os.execv(sys.executable, [*runner, *several])
+    several = ["--standalone", f"--nproc-per-node={processes}", "-m", module, *arguments]
+    try:
+        run.main(several)
+    except SignalException as caught:
+        sys.exit(128 + caught.sigval)
+    except ChildFailedError as error:
+        _, failure = error.get_first_failure()
+        if failure.exitcode >= 0:
+            sys.exit(failure.exitcode)
+        ended_by = signal.Signals(-failure.exitcode)
+        print(
+            f"error: {ended_by.name} ended one of {processes} processes; the others were stopped. "
+            "`dvc repro` goes on with what was kept.",
+            file=sys.stderr,
+        )
+        sys.exit(128 + ended_by)
+    sys.exit(0)
 
 
 def processes_for(batch_size: int) -> int:

@@ -215,8 +215,8 @@ def _layers(nodes: "Nodes", layer: nn.Module, maps: str, region: _Region) -> str
         case nn.MaxPool2d():
             return nodes.add("MaxPool", maps, kernel_shape=(2, 2), strides=(2, 2))
         case FoldedUpsampling():
-            reach, weight = len(layer.taps) // 2, fold(layer.weight, layer.taps)
-            padded, pads = _padded(nodes, maps, reach, "edge"), (3 * reach,) * 4
+            padded, weight = _padded(nodes, maps, 1, "edge"), fold(layer.weight, layer.taps)
+            pads = (weight.shape[2] // 2 + 1,) * 4
             return _convolved(
                 nodes, "ConvTranspose", padded, weight, layer.bias, strides=(2, 2), pads=pads
             )

@@ -213,7 +213,8 @@ class PerceptualLoss(nn.Module):
         self.weights = weights
         with torch.no_grad():
             maps = extract(style, {content_layer, *style_layers})
-        self.register_buffer("scale", maps[content_layer].float().square().mean())
+        content = maps[content_layer].to(_wide(maps[content_layer]))
+        self.register_buffer("scale", content.square().mean())
         for layer in style_layers:
             target = moments(maps[layer])
             self.register_buffer(f"mean_{layer}", target.mean)

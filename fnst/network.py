@@ -127,7 +127,8 @@ class TransformerNetwork(nn.Module):
             region: the part that norms take their statistics of; all of it if None. With it,
                 nothing can be learnt.
         """
-        return torch.sigmoid(self.layers(photos, region).float())
+        maps = self.layers(photos, region)
+        return torch.sigmoid(maps.to(torch.promote_types(maps.dtype, torch.float32)))
 
 
 class Regional(nn.Module):
@@ -190,18 +191,29 @@ class Reflected(nn.Conv2d):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Convolve."""
-        return self.within(F.pad(maps, [self.around] * 4, mode=self.border))
+        return self.within(bordered(maps, self.around, self.border))
 
     def within(self, padded: Tensor) -> Tensor:
         """Convolve what is padded already; the padding goes."""
         return F.conv2d(padded, self.weight, self.bias, self.stride)
 
 
+def bordered(maps: Tensor, around: int, border: str) -> Tensor:
+    """Maps that are continued beyond their edges, in their own dtype.
+
+    Autocast would have them padded in float32 on a CPU, and copied there and back.
+    """
+    with torch.autocast(maps.device.type, enabled=False):
+        return F.pad(maps, [around] * 4, mode=border)
+
+
 class FoldedUpsampling(nn.Module):
     """Double the resolution with a fixed filter, then convolve 3x3; the edge is replicated.
 
-    Computed as one transposed convolution at the low resolution, the same function: its kernel is
-    the filter's taps convolved with the layer's, and cannot overlap unevenly ([O16]).
+    Computed at the low resolution, the same function: each of the four places that a position has
+    at the high one gets channels of its own. As one transposed convolution, whose kernel is the
+    filter's taps convolved with the layer's, it would be the same sums, but on the way back they
+    would take a CPU up to fifteen times as long. Nothing can overlap unevenly ([O16]).
 
     Args:
         inputs: channels that come in.
@@ -209,27 +221,26 @@ class FoldedUpsampling(nn.Module):
         taps: the filter that a value of the low resolution is spread by, such as ``BILINEAR``.
     """
 
-    border = "replicate"
+    around, border = 1, "replicate"
 
     def __init__(self, inputs: int, outputs: int, taps: tuple[float, ...]) -> None:
         super().__init__()
         plain = nn.Conv2d(inputs, outputs, 3)
         self.weight = plain.weight
-        self.bias = plain.bias
+        self.bias: nn.Parameter = plain.bias  # type: ignore[assignment]
         self.taps = taps
-        self.around = len(taps) // 2
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d 2*h 2*w"]:
-        return self.within(F.pad(maps, [self.around] * 4, mode=self.border))
+        return self.within(bordered(maps, self.around, self.border))
 
     def within(self, padded: Tensor) -> Tensor:
-        """Double what has a border already, as wide as the filter reaches; that goes."""
-        kernel = fold(self.weight, self.taps)
-        return F.conv_transpose2d(padded, kernel, self.bias, stride=2, padding=3 * self.around)
+        """Double what has a border already, of one position; that goes."""
+        kernels = by_place(fold(self.weight, self.taps))
+        return _interleaved(F.conv2d(padded, kernels, self.bias.repeat(4)))
 
 
 class ByRows(Reflected):
-    """A convolution to few channels, which CPUs compute at a fifth of their speed in float32.
+    """A convolution to few channels, which CPUs compute at a fifth of their speed.
 
     There each row of the kernel becomes channels of its own, so that nine times as many are
     computed along rows, and are added up where they meet: the same sums.
@@ -237,7 +248,7 @@ class ByRows(Reflected):
 
     def within(self, padded: Tensor) -> Tensor:
         """Convolve what is padded already; the padding goes."""
-        if padded.device.type != "cpu" or padded.dtype != torch.float32:
+        if padded.device.type != "cpu":
             return super().within(padded)
         rows = self.kernel_size[0]
         kernels = self.weight.permute(2, 0, 1, 3).flatten(0, 1).unsqueeze(2)
@@ -287,6 +298,25 @@ def fold(weight: Float[Tensor, "d c 3 3"], taps: tuple[float, ...]) -> Float[Ten
     there, in opposite order, by the convolution: along each axis one is convolved with the other.
     """
     return _fold_axis(_fold_axis(weight, 2, taps), 3, taps).transpose(0, 1)
+
+
+def by_place(folded: Float[Tensor, "c d k k"]) -> Float[Tensor, "4*d c 3 3"]:
+    """Turn a transposed convolution of stride 2 into a plain one with channels for each place.
+
+    A place of the high resolution meets every other tap of the kernel, in opposite order, and at
+    most three of them along an axis.
+    """
+    c, d, k, _ = folded.shape
+    taps = F.pad(folded, [3 - k // 2] * 4).view(c, d, 3, 2, 3, 2).flip(2, 4)
+    return taps.permute(3, 5, 1, 0, 2, 4).flatten(0, 2)
+
+
+def _interleaved(maps: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b _ 2*h 2*w"]:
+    """The channels of the four places, each put in its place."""
+    b, channels, h, w = maps.shape
+    places = maps.permute(0, 2, 3, 1).reshape(b, h, w, 2, 2, channels // 4)
+    doubled = places.permute(0, 1, 3, 2, 4, 5).reshape(b, 2 * h, 2 * w, channels // 4)
+    return doubled.permute(0, 3, 1, 2)
 
 
 def _fold_axis(weight: Tensor, axis: int, taps: tuple[float, ...]) -> Tensor:

@@ -54,6 +54,7 @@ class Photos:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.device = torch.device("cpu")
+        self._coming: list[int] = []  # shards that the device is to hold, and does not yet
         try:
             told = files.read_json(folder / "set.json")
             self.size: int = told["size"]
@@ -87,14 +88,20 @@ class Photos:
     def on(self, device: torch.device) -> "Photos":
         """The same set, whose pictures come on this device.
 
-        A GPU holds all of it where that takes no more than a quarter of the memory that is free;
-        else what is cut out is sent there, while the GPU computes.
+        A GPU comes to hold all of it, a shard with every batch, where that takes no more than a
+        quarter of the memory that is free; what it does not hold is cut out here and sent there.
         """
         moved = copy.copy(self)
-        moved.device = device
+        moved.device, moved._shards = device, list(self._shards)
         if device.type == "cuda" and self._fits(torch.cuda.mem_get_info(device)[0]):
-            moved._shards = [torch.from_numpy(np.array(s)).to(device) for s in self._shards]
+            moved._coming = list(range(len(self._shards)))
         return moved
+
+    def _bring(self) -> None:
+        """Bring a shard to the device: all at once, they would keep the first step waiting."""
+        if self._coming:
+            shard = self._coming.pop(0)
+            self._shards[shard] = torch.from_numpy(np.array(self._shards[shard])).to(self.device)
 
     def _fits(self, free: int) -> bool:
         """Whether a GPU with so many free bytes shall hold all of it."""
@@ -132,6 +139,7 @@ class Photos:
         share = batch_size // parts
         mine = slice(part * share, (part + 1) * share)
         for step in count(start):
+            self._bring()
             rng = np.random.default_rng([seed, 1, step])
             numbers = range(step * batch_size, (step + 1) * batch_size)
             cuts = [_draw(self.size, crop_scale, rng) for _ in numbers]

@@ -152,6 +152,7 @@ class Folded(nn.Module):
         super().__init__()
         self.around, self.border = layer.around, layer.border
         self.weight = nn.Buffer(fold(layer.weight.detach(), layer.taps))
+        self.padding = self.weight.shape[2] // 2 + 1  # what was padded, and what the kernel adds
         self.bias = nn.Buffer(_bias(layer))
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d _ _"]:
@@ -159,7 +160,7 @@ class Folded(nn.Module):
 
     def within(self, padded: Tensor) -> Tensor:
         """Double what is padded already; the padding goes."""
-        return F.conv_transpose2d(padded, self.weight, self.bias, stride=2, padding=3 * self.around)
+        return F.conv_transpose2d(padded, self.weight, self.bias, stride=2, padding=self.padding)
 
 
 class Smoothed(nn.Module):

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import os
 import re
 import subprocess
@@ -25,28 +26,31 @@ log = logging.getLogger(__name__)
 
 Image = Float[torch.Tensor, "1 3 h w"]  # sRGB in [0, 1]
 
-# A call to log metrics costs about 13 ms, so rows are kept and sent together. After a failure
-# the pause doubles, because each try at a server that hangs holds up the training by 20 seconds.
-FLUSH_SECONDS, LONGEST_PAUSE = 5.0, 600.0
+# Seconds between two tries after a failure; they double, because each try at a server that hangs
+# holds up the training by 20.
+FIRST_PAUSE, LONGEST_PAUSE = 10.0, 600.0
 
 
 @dataclass
 class Run:
-    """One run that is being written; ``flush`` sends what is still kept back."""
+    """One run that is being written; what it is told is kept back until it is sent.
+
+    MLflow forgets nothing: a point that a training takes back, because it diverged, or comes to
+    once more, because it was killed, would stay in the curve. So ``send`` is for what will not
+    change any more, and ``flush`` for the end.
+    """
 
     id: str
     client: "MlflowClient"
     _rows: list[tuple[int, int, Mapping[str, float]]] = field(default_factory=list)
     _pictures: list[tuple[Any, str, int]] = field(default_factory=list)
-    _flushed: float = field(default_factory=time.monotonic)
-    _pause: float = FLUSH_SECONDS
+    _pause: float = 0.0
+    _tried: float = -math.inf
     _is_warned: bool = False
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Add a point to each named curve."""
         self._rows.append((int(time.time() * 1000), step, dict(values)))
-        if time.monotonic() - self._flushed > self._pause:
-            self.flush()
 
     def fill(self, rows: Sequence[Mapping[str, float | int]]) -> None:
         """Add what the run lacks of a training's curve: after a kill, or with another store, much.
@@ -65,8 +69,6 @@ class Run:
         """Add a picture to the run's image grid."""
         pixels = image[0].permute(1, 2, 0).mul(255).round().clamp(0, 255).to(torch.uint8)
         self._pictures.append((np.ascontiguousarray(pixels.cpu()), key, step))
-        if self._pause == FLUSH_SECONDS or time.monotonic() - self._flushed > self._pause:
-            self.flush()
 
     def pictured(self, key: str) -> set[int]:
         """The steps of which the run has a picture under this key.
@@ -86,27 +88,36 @@ class Run:
         self._rows = [row for row in self._rows if row[1] <= step]
         self._pictures = [picture for picture in self._pictures if picture[2] <= step]
 
+    def send(self, step: int) -> None:
+        """Send what is of this step or before; while the server is away, try now and then."""
+        if time.monotonic() - self._tried >= self._pause:
+            self._send(float(step))
+
     def flush(self) -> None:
-        """Send what is kept back; it stays for the next time when the server is away."""
+        """Send all of it; what is not taken stays kept back."""
+        self._send(math.inf)
+
+    def _send(self, last: float) -> None:
         from mlflow.entities import Metric
 
         points = [
             Metric(name, value, moment, step)
             for moment, step, values in self._rows
             for name, value in values.items()
+            if step <= last
         ]
+        self._tried = time.monotonic()
         sent = False
         with self.forgiven():
             for first in range(0, len(points), 1000):  # the API takes no more at once
                 self.client.log_batch(self.id, metrics=points[first : first + 1000])
-            self._rows.clear()
-            while self._pictures:
+            self._rows = [row for row in self._rows if row[1] > last]
+            while self._pictures and self._pictures[0][2] <= last:
                 pixels, key, step = self._pictures[0]
                 self.client.log_image(self.id, pixels, key=key, step=step)
                 del self._pictures[0]
             sent = True
-        self._pause = FLUSH_SECONDS if sent else min(2 * self._pause, LONGEST_PAUSE)
-        self._flushed = time.monotonic()
+        self._pause = 0.0 if sent else min(max(FIRST_PAUSE, 2 * self._pause), LONGEST_PAUSE)
 
     def file(self, path: Path, folder: str | None = None) -> None:
         """Attach a file to the run.

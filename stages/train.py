@@ -49,7 +49,7 @@ DATA = Path("data")
 # the optimizer, the order and crops of photographs), and when a state holds something else, or
 # means something else by it (``training.save_state``): what was begun before is then set aside, and
 # not gone on with as if it were one of now.
-FORMAT = 5
+FORMAT = 6
 
 # Short side of the samples, pixels; chosen by us: strokes can be told, and drawing one takes about
 # as long as a step of the smallest recipe.
@@ -358,6 +358,8 @@ def _learn(
             if teller:
                 journal.seconds = teller.seconds
                 journal.keep(parts.learner, step, good=losses is not None)
+                if losses:  # no setback goes back behind this
+                    teller.tracked.send(journal.step)
         if stopping:
             break
     return step

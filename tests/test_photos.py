@@ -212,6 +212,21 @@ def test_a_gpu_holds_what_takes_a_quarter_of_its_free_memory_and_no_more(tmp_pat
     assert not opened._fits(free=4 * 5 * 8 * 8 * 3 - 1)
 
 
+def test_shards_come_to_the_device_one_by_one_and_batches_stay_the_same(tmp_path):
+    random = np.random.default_rng(0).integers(0, 256, (6, 40, 40, 3))
+    opened = packed(tmp_path / "a", random[:3], random[3:4], random[4:])
+    coming = opened.on(torch.device("cpu"))
+    coming._coming = [0, 1, 2]  # as on a GPU that has room
+    wanted = {"batch_size": 2, "seed": 0, "crop": 24, "crop_scale": 0.4}
+    held = []
+    both = zip(opened.batches(**wanted), coming.batches(**wanted), strict=True)
+    for here, batch in itertools.islice(both, 6):
+        assert torch.equal(here, batch)
+        held.append(sum(isinstance(shard, torch.Tensor) for shard in coming._shards))
+    assert held == [1, 2, 3, 3, 3, 3]
+    assert not any(isinstance(shard, torch.Tensor) for shard in opened._shards)
+
+
 @needs_gpu
 @pytest.mark.parametrize("free", ["most of it", "nothing"])
 def test_a_gpu_gets_the_batches_that_a_cpu_gets(tmp_path, free, monkeypatch):

@@ -1,5 +1,6 @@
 """fnst's training step computes what the textbook's computes, in less time."""
 
+import copy
 from dataclasses import replace
 
 import pytest
@@ -25,13 +26,13 @@ def doubling(request):
     return request.param
 
 
-@pytest.fixture
-def learner(doubling):
+def learns(doubling, vgg=VGG, dtype=torch.float32):
+    """Ours."""
     ours = {"nearest": "folded", "bilinear": "bilinear"}[doubling]
-    network = build.network(replace(train_step.NETWORK, upsampling=ours), seed=0)
+    network = build.network(replace(train_step.NETWORK, upsampling=ours), seed=0).to(dtype)
     loss = PerceptualLoss(
-        VGG,
-        STYLE,
+        vgg,
+        STYLE.to(dtype),
         content_layer=train_step.CONTENT,
         style_layers=train_step.STYLE,
         weights=Weights(),
@@ -39,22 +40,33 @@ def learner(doubling):
     return Learner(network, loss, training.adam(network, 0.001))
 
 
-@pytest.fixture
-def plain(learner, doubling):
-    network = textbook.Network(doubling)
+def textbooks(learner, doubling, vgg=VGG):
+    """The textbook's, from the same weights."""
+    dtype = next(learner.network.parameters()).dtype
+    network = textbook.Network(doubling).to(dtype)
     network.load_state_dict(learner.network.state_dict())
     return textbook.Step(
         network,
-        VGG,
-        STYLE,
+        vgg,
+        STYLE.to(dtype),
         content_layer=train_step.CONTENT,
         style_layers=train_step.STYLE,
         learning_rate=0.001,
     )
 
 
+@pytest.fixture
+def learner(doubling):
+    return learns(doubling)
+
+
+@pytest.fixture
+def plain(learner, doubling):
+    return textbooks(learner, doubling)
+
+
 def test_along_fifty_steps_the_losses_are_the_textbooks(learner, plain):
-    """From the textbook's weights at each step: left alone, any two roundings part ways.
+    """From the textbook's weights at each step: left alone, float32's roundings part ways.
 
     One rounding error that turns a ReLU or another maximum of a pool moves a small picture's
     gradient by a hundredth; the textbook in another memory layout leaves its own path as fast.
@@ -68,6 +80,19 @@ def test_along_fifty_steps_the_losses_are_the_textbooks(learner, plain):
         assert losses.style == pytest.approx(style, rel=1e-5)
         ours, theirs = gradient(learner.network), gradient(plain.network)
         assert (ours - theirs).norm() < 0.05 * theirs.norm()
+
+
+def test_left_alone_for_fifty_steps_they_go_the_same_way(doubling):
+    """In float64, where a rounding error has no time to become a difference."""
+    vgg = copy.deepcopy(VGG).double().in_precision(torch.float64)
+    learner = learns(doubling, vgg, torch.float64)
+    plain = textbooks(learner, doubling, vgg)
+    for number in range(50):
+        content, style = plain(photo(number).double()).tolist()
+        learner.step(photo(number).double(), 0.001)
+        losses = learner.meter.read()
+        assert losses.content == pytest.approx(content, rel=1e-5)
+        assert losses.style == pytest.approx(style, rel=1e-5)
 
 
 def gradient(network):

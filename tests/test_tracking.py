@@ -135,6 +135,7 @@ def test_a_run_tells_of_which_steps_it_has_pictures(project):
         assert run.pictured("sample") == set()
         for step in (0, 20):
             run.picture(torch.zeros(1, 3, 4, 6), key="sample", step=step)
+        run.flush()
         assert run.pictured("sample") == {0, 20}
         assert run.pictured("other") == set()
 
@@ -158,12 +159,17 @@ def test_the_dataset_is_shown_with_its_shape_and_hash(project, tmp_path):
     assert shown.tags[0].value == "training"
 
 
-def test_points_are_sent_while_the_training_lasts(project, monkeypatch):
-    monkeypatch.setattr(tracking, "FLUSH_SECONDS", 0.0)
+def test_what_will_not_change_any_more_is_sent_while_the_training_lasts(project):
     with record() as run:
-        run._pause = 0.0
-        run.log(10, {"total": 2.0})
-        assert curve(run.id, "total") == [(10, 2.0)]
+        for step in (10, 20):
+            run.log(step, {"total": 1 / step})
+            run.picture(torch.zeros(1, 3, 4, 6), key="sample", step=step)
+        assert curve(run.id, "total") == []
+        run.send(10)
+        assert curve(run.id, "total") == [(10, 0.1)]
+        assert run.pictured("sample") == {10}
+    assert curve(run.id, "total") == [(10, 0.1), (20, 0.05)]
+    assert run.pictured("sample") == {10, 20}
 
 
 def test_points_that_were_not_sent_can_be_taken_back(project):
@@ -249,19 +255,32 @@ def test_whatever_a_store_raises_the_training_goes_on_and_it_is_said_once(projec
     assert run.client.points == [(10, 1.0), (20, 1.0)]
 
 
-def test_a_picture_waits_while_the_store_is_away_and_is_sent_when_it_is_back(project, monkeypatch):
+def test_a_store_that_is_away_is_tried_now_and_then_and_gets_all_when_it_is_back(
+    project, monkeypatch
+):
     now = 100.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     run = tracking.Run("a", Broken())
     run.client.error = OSError("gone")
     for step in (10, 20, 30):
         run.picture(torch.zeros(1, 3, 4, 6), key="sample", step=step)
+        run.log(step, {"total": 1.0})
+        run.send(step)
     assert run.client.tries == 1
+    now += tracking.FIRST_PAUSE
+    run.send(30)
+    run.send(30)
+    assert run.client.tries == 2
     run.forget(20)
     run.client.error = None
-    now += 2 * tracking.FLUSH_SECONDS + 1
-    run.log(20, {"total": 1.0})
+    now += 2 * tracking.FIRST_PAUSE - 1
+    run.send(20)
+    assert run.client.tries == 2
+    now += 1
+    run.send(20)
     assert run.client.pictures == [("sample", step, (4, 6, 3)) for step in (10, 20)]
+    assert run.client.points == [(10, 1.0), (20, 1.0)]
+    assert run._pause == 0
 
 
 def test_a_store_that_is_away_at_the_start_is_an_error(project, monkeypatch):

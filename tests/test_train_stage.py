@@ -27,37 +27,48 @@ STEPS = 600
 
 
 class Nowhere:
-    """A run that is tracked by nobody."""
+    """A run that is tracked by nobody; what it would have sent."""
+
+    def __init__(self):
+        self.waiting, self.sent, self.kept = [], [], None
 
     def log(self, step, metrics):
-        pass
+        self.waiting.append(step)
 
     def forget(self, step):
+        self.waiting = [waiting for waiting in self.waiting if waiting <= step]
         self.kept = step
+
+    def send(self, step):
+        self.sent += [waiting for waiting in self.waiting if waiting <= step]
+        self.waiting = [waiting for waiting in self.waiting if waiting > step]
 
     def picture(self, picture, *, key, step):
         pass
 
 
-def parts(folder, steps=STEPS, learning_rate=0.001, batch_size=1):
+def parts(folder, steps=STEPS, learning_rate=0.001, batch_size=1, dtype=torch.float32):
     """A small network that learns from small photographs, judged by one random layer."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    network = TransformerNetwork(width=4, blocks=1)
-    layer = nn.Conv2d(3, 4, 3, padding=1).requires_grad_(False)
+    network = TransformerNetwork(width=4, blocks=1).to(dtype)
+    layer = nn.Conv2d(3, 4, 3, padding=1).to(dtype).requires_grad_(False)
     loss = PerceptualLoss(
         lambda image, layers: dict.fromkeys(layers, layer(image).relu()),
-        torch.rand(1, 3, 16, 16),
+        torch.rand(1, 3, 16, 16).to(dtype),
         content_layer="only",
         style_layers={"only": 1.0},
         weights=Weights(),
     )
+    learner = training.Learner(network, loss, training.adam(network, learning_rate))
+    step = learner.step
+    learner.step = lambda photos, rate: step(photos.to(dtype), rate)
     return train.Parts(
         plan=plan(steps, learning_rate, batch_size),
         network=network,
-        learner=training.Learner(network, loss, training.adam(network, learning_rate)),
+        learner=learner,
         photos=Photos(folder / "photos"),
-        sample=Photos(folder / "photos").whole(0),
+        sample=Photos(folder / "photos").whole(0).to(dtype),
         steps=steps,
     )
 
@@ -196,6 +207,7 @@ def test_a_training_that_diverges_goes_back_and_ends_well(folder, monkeypatch, c
     book = learn(folder, "wave.partial", made, tracked)
     assert book.setbacks == 2
     assert tracked.kept == 18  # what was told of later steps is taken back
+    assert tracked.sent == list(range(3, 31, 3))  # and nothing was sent that had to be
     assert all(weights.isfinite().all() for weights in made.network.parameters())
     assert [row["step"] for row in curve(book)] == list(range(3, 31, 3))
     assert book.seconds > 2 * 1.0  # what was in vain counts too
@@ -205,6 +217,18 @@ def test_a_training_that_diverges_goes_back_and_ends_well(folder, monkeypatch, c
         f"the learning rate times {caution}"
         for caution in ("0.5", "0.25")
     ]
+
+
+def test_nothing_is_sent_that_a_setback_takes_back(folder, monkeypatch):
+    """Where states are kept seldom, many reports are behind the one that is gone back to."""
+    made = parts(folder, steps=30)
+    poison(made, monkeypatch, times=1, step=20)
+    due = iter([False, False, True])  # at step 9, and after that in the end alone
+    monkeypatch.setattr(Journal, "is_due", lambda self, good: good and next(due, False))
+    tracked = Nowhere()
+    learn(folder, "wave.partial", made, tracked)
+    assert tracked.kept == 9
+    assert tracked.sent == list(range(3, 31, 3))
 
 
 def test_a_training_that_diverges_again_and_again_is_given_up(folder, monkeypatch):
