@@ -118,14 +118,12 @@ class Learner:
         self.device = next(network.parameters()).device
         self.meter = Meter(self.device)
         self.lowest = math.inf
-        self._forward = distributed.wrap(network)
         keep_digits()
         self.renew()
 
     def renew(self) -> None:
         """Forget how a step was recorded: the optimizer's tensors are others now."""
-        # DistributedDataParallel talks between kernels; what it says cannot be recorded simply.
-        self._update = self._learn if distributed.world() > 1 else Graphed(self._learn)
+        self._update = Graphed(self._learn)
 
     def step(self, photos: Batch, rate: float) -> None:
         """Learn from a batch, with this learning rate."""
@@ -134,11 +132,12 @@ class Learner:
 
     def _learn(self, photos: Batch) -> None:
         with self.precision():
-            stylized = self._forward(photos)
+            stylized = self.network(photos)
             terms = self.loss(stylized, photos)
         self.optimizer.zero_grad()
         counts = has_texture(photos)
         (terms.total * counts).mean().backward()
+        distributed.average_gradients(self.network.parameters())
         self.optimizer.step()
         self.meter.add(terms, counts)
 
@@ -211,7 +210,7 @@ def train(
 def adam(network: nn.Module, learning_rate: float) -> Adam:
     """Adam with its authors' constants ([K14]), all parameters updated in one kernel."""
     device = next(network.parameters()).device
-    if device.type != "cuda" or distributed.world() > 1:  # nothing is recorded: see ``renew``
+    if device.type != "cuda":
         return Adam(network.parameters(), lr=learning_rate, fused=True)
     # A recorded step reads the rate where it lies.
     rate = torch.tensor(learning_rate, device=device)
