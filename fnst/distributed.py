@@ -100,7 +100,7 @@ def average_gradients(parameters: Iterable[nn.Parameter]) -> None:
     gradients = [weights.grad for weights in parameters if weights.grad is not None]
     message = average(torch.cat([gradient.flatten() for gradient in gradients]))
     sizes = [gradient.numel() for gradient in gradients]
-    for gradient, part in zip(gradients, message.split(sizes), strict=True):
+    for gradient, part in zip(gradients, torch.split(message, sizes), strict=True):
         gradient.copy_(part.view(gradient.shape))
 
 

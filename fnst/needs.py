@@ -77,18 +77,20 @@ def needs(wanted: Params, data: Path) -> Needs:
         ImageError: when a local zip is none.
     """
     photos, raw = wanted.chosen.photos, data / "raw"
-    photographs = [
-        *_photographs("train", photos.train, photos.train_count, raw / "photos"),
-        *_photographs("held out", photos.held_out, photos.held_out_count, raw / "photos"),
-    ]
+    train = _photographs("train", photos.train, photos.train_count, raw / "photos")
+    held_out = _photographs("held out", photos.held_out, photos.held_out_count, raw / "photos")
     others = [
         *(_file(f"style {n}", s.image, raw / "styles" / n) for n, s in wanted.styles.items()),
         _file("loss network", wanted.loss.network, raw / "network"),
     ]
-    packed = sum(need.photographs or 0 for need in photographs) * photos.size**2 * 3
+    packed = sum(
+        (need.photographs or 0) * size**2 * 3
+        for lot, size in ((train, photos.size), (held_out, photos.held_out_size))
+        for need in lot
+    )
     there = sum(f.stat().st_size for f in (data / "photos").rglob("*.npy"))
     free = shutil.disk_usage(_existing(data)).free
-    return Needs(photographs, others, max(0, packed - there), free)
+    return Needs([*train, *held_out], others, max(0, packed - there), free)
 
 
 def check_room(needs: Needs, data: Path) -> None:

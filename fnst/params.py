@@ -73,7 +73,8 @@ class Photos:
     held_out: tuple[str, ...]
     train_count: Count | Literal["all"]
     held_out_count: Count | Literal["all"]
-    size: Pixels  # side of the squares that are kept, pixels
+    size: Pixels  # side of the squares that are kept to learn from, pixels
+    held_out_size: Pixels  # of those that are kept to judge by
     seed: Annotated[int, Range(0)]
 
 

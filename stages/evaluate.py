@@ -59,7 +59,7 @@ def main() -> None:
         "loss": asdict(wanted.loss) | {"network": files.sha256(vgg)},
         "style": asdict(style) | {"image": files.sha256(picture)},
         "size": sizes[0],
-        "photographs": [described["size"], described["held_out"]["kept"]],
+        "photographs": [photos.size, described["held_out"]["kept"]],
     }
     if min(sides) < sizes[0]:
         judge["smaller"] = [min(side, sizes[0]) for side in sides]
@@ -82,7 +82,7 @@ def main() -> None:
     if left_out:
         print(
             f"evaluate {name}: left out {', '.join(map(str, left_out))} pixels, as photographs are "
-            f"kept at {photos.size} (photos.size in params.yaml) and never enlarged"
+            f"kept at {photos.size} (photos.held_out_size in params.yaml) and never enlarged"
         )
     smaller = sum(side < sizes[-1] for side in sides)
     if smaller:

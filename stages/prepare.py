@@ -14,11 +14,16 @@ RAW, PACKED = Path("data/raw/photos"), Path("data/photos")
 
 def main() -> None:
     """Pack the held-out photographs, then all others; what could not be used is listed."""
-    size = params.load().chosen.photos.size
+    photos = params.load().chosen.photos
     memory.hold()
-    held_out = _pack("held_out", size)
-    train = _pack("train", size, without=[held_out])
-    report = {"size": size, "held_out": held_out.as_json(), "train": train.as_json()}
+    held_out = _pack("held_out", photos.held_out_size)
+    train = _pack("train", photos.size, without=[held_out])
+    report = {
+        "size": photos.size,
+        "held_out_size": photos.held_out_size,
+        "held_out": held_out.as_json(),
+        "train": train.as_json(),
+    }
     files.write_json(PACKED / "report.json", report)
     for name, packed in (("train", train), ("held_out", held_out)):
         left_out = f", {len(packed.left_out)} left out" if packed.left_out else ""

@@ -54,7 +54,7 @@ def test_a_new_machine_has_coco_still_to_transfer(ask):
     )
     assert train.whence == "images.cocodataset.org"
     assert (held_out.photographs, held_out.transfer) == (500, 81_558_533)  # a tenth of the split
-    assert found.packed == (40_670 + 500) * 288 * 288 * 3
+    assert found.packed == (40_670 * 288**2 + 500 * 480**2) * 3
     assert one(found, "loss network").transfer == 80_102_481
     assert found.transfer == 6_646_970_404 + 81_558_533 + 80_102_481
 
@@ -131,7 +131,7 @@ def test_a_disk_that_is_too_small_is_said_before_the_start(ask, root, monkeypatc
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 10**10))
     found = ask("coco")
     assert not found.is_enough
-    with pytest.raises(AssetError, match=r"6\.81 GB to transfer and 10\.2 GB .* got 10 GB free in"):
+    with pytest.raises(AssetError, match=r"6\.81 GB to transfer and 10\.5 GB .* got 10 GB free in"):
         needs.check_room(found, root / "data")
     monkeypatch.setattr(shutil, "disk_usage", lambda _: Usage(0, 0, 2 * 10**10))
     needs.check_room(ask("coco"), root / "data")

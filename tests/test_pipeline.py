@@ -126,7 +126,8 @@ def tiny(values):
     recipe["photos"] |= {
         "train": ["sample-coffee", "sample-rocket"],
         "held_out": ["sample-chelsea"],
-        "size": 96,
+        "size": 80,
+        "held_out_size": 96,
     }
     recipe["network"] |= {"width": 4, "blocks": 1}
     recipe["train"] |= {"init": "scratch", "steps": 8, "crop": 64}
@@ -175,7 +176,8 @@ def test_training_and_held_out_photographs_are_what_params_say(project):
     report = json.loads((project.folder / "data/photos/report.json").read_text())
     assert [p["name"] for p in report["train"]["kept"]] == ["coffee.png", "rocket.jpg"]
     assert [p["name"] for p in report["held_out"]["kept"]] == ["chelsea.png"]
-    assert np.load(project.folder / "data/photos/train/00000.npy").shape == (2, 96, 96, 3)
+    assert np.load(project.folder / "data/photos/train/00000.npy").shape == (2, 80, 80, 3)
+    assert np.load(project.folder / "data/photos/held_out/00000.npy").shape == (1, 96, 96, 3)
 
 
 def test_what_a_stage_makes_can_be_looked_at(project):
