@@ -71,7 +71,7 @@ class Network(nn.Module):
         doubling: nearest, as in fnst's ``folded``, or bilinear.
     """
 
-    def __init__(self, doubling: str = "nearest") -> None:
+    def __init__(self, doubling: str) -> None:
         super().__init__()
         self.layers = nn.Sequential(
             *_normalized(_convolution(3, 32, 9)),

@@ -22,7 +22,7 @@ STYLE_SIDE = 256
 RATE = 0.001
 CONTENT = "relu3_1"
 STYLE = {"relu1_1": 0.2, "relu2_1": 0.1, "relu3_1": 0.05, "relu4_1": 0.025, "relu5_1": 0.0125}
-NETWORK = params.Network(width=32, blocks=5, downsampling="stride", upsampling="folded")
+NETWORK = params.Network(width=32, blocks=5, downsampling="stride", upsampling="bilinear")
 PLAIN = "-unfused"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -41,11 +41,12 @@ def measure() -> Iterator[Result]:
     """A step with VGG19, 256 pixels, batch 4: ours in both precisions, and the textbook's.
 
     The textbook's is pytorch/examples' way to the same loss (benchmarks/textbook.py): NCHW,
-    float32, both passes through VGG to the deepest layer, nn.InstanceNorm2d, up-sampling and
-    convolution, with PyTorch's own settings. Each has a process of its own, and these take turns;
-    photographs are there already. A ratio is to the textbook's step of the same round, medians of
-    three rounds (of twenty on a GPU); a limit is the share of the fastest 3x3 convolution of 256
-    channels that this machine computes in the same precision and round.
+    float32, both passes through VGG to the deepest layer, nn.InstanceNorm2d, up-sampling (bilinear,
+    as the recipes have it) and convolution, with PyTorch's own settings. Each has a process of its
+    own, and these take turns; photographs are there already. A ratio is to the textbook's step of
+    the same round, medians of three rounds (of twenty on a GPU); a limit is the share of the
+    fastest 3x3 convolution of 256 channels that this machine computes in the same precision and
+    round.
 
     `memory` is the peak of the process, or of the GPU's memory; its ratio is the textbook's to
     ours.
@@ -118,7 +119,7 @@ def made(name: str) -> Step:
     torch.manual_seed(0)
     if name.startswith("textbook"):
         return textbook.Step(
-            textbook.Network().to(device()),
+            textbook.Network(NETWORK.upsampling).to(device()),
             random_vgg().to(device()),
             style.contiguous(),
             content_layer=CONTENT,
