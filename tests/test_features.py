@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from fnst import features
 from fnst.errors import CheckpointError, ParamsError
-from fnst.features import VGG
+from fnst.features import VGG, Activated
 
 VGG19 = [(b, i) for b, n in enumerate((2, 2, 4, 4, 4), 1) for i in range(1, n + 1)]
 VGG16 = [(b, i) for b, n in enumerate((2, 2, 3, 3, 3), 1) for i in range(1, n + 1)]
@@ -80,6 +80,33 @@ def test_an_unknown_layer_is_refused_with_what_there_is(small_vgg):
         VGG(*small_vgg)(torch.rand(1, 3, 32, 32), ["relu1_1", "relu6_1"])
     with pytest.raises(ParamsError, match="'conv1_1'"):
         VGG(*small_vgg)(torch.rand(1, 3, 32, 32), ["conv1_1"])
+
+
+def activated(maps, weight, bias):
+    """Plainly: the convolution, and then what is negative becomes nothing."""
+    return F.conv2d(maps, weight, bias, padding=1).relu()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "within"),
+    [(torch.float32, 1e-5), (torch.float64, 1e-12), (torch.bfloat16, 2e-2)],
+    ids=["fp32", "fp64", "bf16"],
+)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_convolution_and_its_relu_at_once_are_one_after_the_other(dtype, within, layout):
+    layer = Activated(6, 8, 3, padding=1).to(dtype).requires_grad_(False)
+    maps = torch.randn(2, 6, 9, 7).to(dtype, memory_format=layout).requires_grad_()
+    plain = maps.detach().double().requires_grad_()
+    found = layer(maps)
+    expected = activated(plain, layer.weight.double(), layer.bias.double())
+    assert found.dtype == dtype
+    assert (found == 0).any()
+    assert_close(found.double(), expected, atol=within, rtol=within)
+
+    pull = torch.randn_like(expected) * (expected.abs() > 0.1)  # at zero, rounding decides
+    found.backward(pull.to(dtype))
+    expected.backward(pull)
+    assert_close(maps.grad.double(), plain.grad, atol=4 * within, rtol=within)
 
 
 def test_the_picture_is_left_as_it_was(small_vgg):
