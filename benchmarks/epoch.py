@@ -11,6 +11,7 @@ from benchmarks import Result, timing, train_step
 from fnst import build, files, memory, params, training
 from fnst.journal import Journal
 from fnst.losses import PerceptualLoss
+from fnst.packing import SHARD
 from fnst.photos import Photos
 from fnst.stylize import device
 
@@ -23,10 +24,12 @@ def measure() -> Iterator[Result]:
     Photographs are noise, packed at the recipe's size. `start` is from the network to the end of
     the first step, imports left out; `epoch` is what COCO 2017 test would take at this rate.
     """
-    steps, count = (2000, 2000) if timing.on_gpu() else (10, 16)
+    steps = 2000 if timing.on_gpu() else 10
     wanted = params.load()
     recipe = wanted.recipes["coco"]
     plan = recipe.train
+    # as many to a step as COCO has: each is brought to a GPU once
+    count = round(plan.batch_size * steps / SHARD) * SHARD or 16
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         _noise(folder / "photos", count, recipe.photos.size)
@@ -63,13 +66,15 @@ def measure() -> Iterator[Result]:
 def _noise(folder: Path, count: int, side: int) -> None:
     """A packed set of so many photographs."""
     folder.mkdir()
-    shape = (count, side, side, 3)
-    pixels = np.lib.format.open_memmap(folder / "00000.npy", "w+", np.uint8, shape)
     draws = np.random.default_rng(0)
-    for photo in pixels:
-        photo[:] = draws.integers(0, 256, photo.shape, np.uint8)
-    pixels.flush()
-    told = {"size": side, "photographs": count, "shards": {"00000.npy": count}}
+    shards = {f"{first}.npy": min(SHARD, count - first) for first in range(0, count, SHARD)}
+    for name, length in shards.items():
+        shape = (length, side, side, 3)
+        pixels = np.lib.format.open_memmap(folder / name, "w+", np.uint8, shape)
+        for photo in pixels:
+            photo[:] = draws.integers(0, 256, photo.shape, np.uint8)
+        pixels.flush()
+    told = {"size": side, "photographs": count, "shards": shards}
     files.write_json(folder / "set.json", told)
 
 

@@ -148,12 +148,13 @@ class Step:
         return losses.detach()
 
     def _features(self, image: Batch) -> dict[str, Tensor]:
-        """Activations of the layers, by plain calls of the VGG's own convolutions."""
+        """Activations of the layers, by plain convolutions with the VGG's weights."""
         maps, found = self.vgg.colours(image), {}
-        for name, convolution in zip(self.vgg.names, self.vgg.convolutions, strict=True):
+        weights = list(self.vgg.convolutions.parameters())
+        for name, weight, bias in zip(self.vgg.names, weights[::2], weights[1::2], strict=True):
             if name.endswith("_1") and name != "1_1":
                 maps = F.max_pool2d(maps, 2)
-            maps = F.relu(convolution(maps))
+            maps = F.relu(F.conv2d(maps, weight, bias, padding=1))
             found[f"relu{name}"] = maps
             if name == "5_1":
                 break

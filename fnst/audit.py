@@ -210,8 +210,16 @@ def scores(
     """
     made: list[Score] = []
     for done, photo in enumerate(photographs(found, left_out), start=1):
-        made += evaluation.evaluate(paint, by.loss, by.painting, [photo], sizes)
-        progress(done, f"total {made[-1].values['total']:.3f}")
+        try:
+            scored = list(evaluation.evaluate(paint, by.loss, by.painting, [photo], sizes))
+        except (MemoryError, RuntimeError) as error:
+            if not memory.is_lacking(error):
+                raise
+            told = f"there is not enough memory to judge it at {max(sizes)} pixels"
+            left_out(ImageError(f"{photo[0]}: {told}; say a smaller --size."))
+            continue
+        made += scored
+        progress(done, f"total {scored[-1].values['total']:.3f}")
     if not made:
         raise ImageError("none of the photographs could be judged.")
     return made
@@ -319,12 +327,24 @@ def check_folder(folder: Path, found: Iterable[Source], *, overwrite: bool = Fal
     for name in there:
         if (folder / name).resolve() in photos:
             raise ImageError(f"{folder / name} is a photograph to judge; choose another folder.")
-    is_ours = {METRICS, TABLE, PAGE} <= set(there)
+    is_ours = {METRICS, TABLE, PAGE} <= set(there) or _is_begun(folder, there)
     if there and not is_ours and not overwrite:
         raise ImageError(
             f"{folder / there[0]} is there already, and not from an earlier judgement; choose "
             "another folder, or say --overwrite to replace it."
         )
+
+
+def _is_begun(folder: Path, there: Sequence[str]) -> bool:
+    """Whether an earlier judgement was interrupted while it wrote: its table comes first."""
+    try:
+        return (
+            TABLE in there
+            and PAGE not in there
+            and {"photo", "sifid"} <= set(files.read_rows(folder / TABLE)[0])
+        )
+    except (OSError, ValueError, IndexError):
+        return False
 
 
 def write(
@@ -341,13 +361,15 @@ def write(
         folder: where to; what an earlier judgement left there is replaced.
         paint: what was judged.
         found: its scores.
-        photos: the photographs, in the order of the scores.
+        photos: the photographs, in the order of the scores; some may have none.
         title: of the page.
 
     Raises:
         ImageError: when the folder cannot be written.
     """
-    pairs = zip(evaluation.largest(found), photos, strict=False)
+    judged = {score.photo for score in found}
+    scored = (photo for photo in photos if photo[0] in judged)
+    pairs = zip(evaluation.largest(found), scored, strict=False)
     rows = [_row(paint, score, photo) for score, (_, photo) in islice(pairs, SHOWN)]
     sheet = images.Picture(images.sheet(rows, ("photograph", "painted")))
     content = images.encode(sheet, Path(SHEET).suffix)

@@ -827,7 +827,7 @@ def _numbers_table(report: Mapping[str, Any], spans: Mapping[int, str]) -> None:
     _print_wide(table)
     print(
         f"\n{report['style']} version {report['version']} on {report['photographs']} photographs: "
-        "means, and where to expect those of other such photographs.",
+        "means, and the 95 % intervals of the means over all such photographs.",
         flush=True,
     )
 

@@ -14,6 +14,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, distributed, nn
 
+# What gloo says where another process has ended.
+LEFT_ALONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+
 
 def is_launched() -> bool:
     """Whether torchrun started this process."""
@@ -23,8 +26,9 @@ def is_launched() -> bool:
 def launch(module: str, arguments: Sequence[str], *, processes: int) -> None:
     """Start so many processes of a module by torchrun, unless that has happened or is no use.
 
-    Where it does anything it does not return: it exits when all of them have ended, with 0, after
-    an interrupt with 130, or as the first of them did that failed, which has said why.
+    Where it does anything it does not return: it exits when all of them have ended, with 0, with
+    128 and the number of the signal that it got (130 after Ctrl-C), or as one of them did that
+    failed, which has said why.
     """
     if processes < 2 or is_launched():
         return
@@ -40,10 +44,12 @@ def launch(module: str, arguments: Sequence[str], *, processes: int) -> None:
     except SignalException as caught:
         sys.exit(128 + caught.sigval)
     except ChildFailedError as error:
-        _, failure = error.get_first_failure()
-        if failure.exitcode >= 0:
-            sys.exit(failure.exitcode)
-        ended_by = signal.Signals(-failure.exitcode)
+        # A negative one is that of a signal; SIGTERM is what torchrun ends the others with.
+        codes = {failure.exitcode for failure in error.failures.values()} - {-signal.SIGTERM}
+        code = min(codes, default=-signal.SIGTERM)
+        if code >= 0:
+            sys.exit(code)
+        ended_by = signal.Signals(-code)
         print(
             f"error: {ended_by.name} ended one of {processes} processes; the others were stopped. "
             "`dvc repro` goes on with what was kept.",
@@ -74,6 +80,10 @@ def joined() -> Iterator[None]:
         yield
     except SystemExit:  # after an interrupt, at which all of them stop
         distributed.destroy_process_group()
+        raise
+    except RuntimeError as error:
+        if any(words in str(error) for words in LEFT_ALONE):
+            sys.exit(1)  # another has ended, and said why
         raise
     # After an error here the others wait for this process: it must end, for torchrun to end them.
     distributed.destroy_process_group()
@@ -119,6 +129,11 @@ def any_of(*here: bool) -> list[bool]:
     flags = torch.tensor(here, dtype=torch.int32)
     distributed.all_reduce(flags, distributed.ReduceOp.MAX)
     return [bool(flag) for flag in flags.tolist()]
+
+
+def all_of(here: bool) -> bool:
+    """Whether it is so in every process."""
+    return not any_of(not here)[0]
 
 
 def of_first(number: int) -> int:

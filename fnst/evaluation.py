@@ -1,9 +1,10 @@
 """Numbers on held-out photographs: how well a painter does on what it never saw.
 
 Every photograph is painted and scored at several sizes; a mean over photographs comes with the
-interval in which it would lie for other photographs of the kind.
+interval in which the mean over all photographs of their kind lies.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -36,10 +37,10 @@ IN_SHORT = ("total", "relative_total", "grid_ratio", "border_ratio", "clipped", 
 # What a number is called, and what it tells; in the order of pages and tables.
 NUMBERS: Mapping[str, tuple[str, str]] = {
     "total": ("total", "content, style, variation and grid term: what training lowers"),
-    "relative_total": ("of the photograph's", "share of what the untouched photograph scores"),
+    "relative_total": ("total / photograph's", "share of what the untouched photograph scores"),
     "content": ("content", "distance from the photograph's structure, weighted"),
     "style": ("style", "distance from the painting's texture, weighted"),
-    "relative_style": ("of the photograph's", "share of what the untouched photograph scores"),
+    "relative_style": ("style / photograph's", "share of what the untouched photograph scores"),
     "variation": ("variation", "how much neighbouring pixels differ, weighted"),
     "grid": ("grid term", "how unequal means are by the place in squares of 4, weighted"),
     "grid_ratio": ("grid", "what sticks out of the spectrum at periods 2 and 4; 1 is none"),
@@ -49,7 +50,7 @@ NUMBERS: Mapping[str, tuple[str, str]] = {
     "ssim": ("structure", "SSIM of luma with the photograph; 1 is the same"),
     "perceptual": ("perceptual distance", "of the photograph, in the loss network's features"),
     "sifid": ("texture", "single-image FID to the painting; 0 is the same"),
-    "relative_sifid": ("of the photograph's", "share of what the untouched photograph scores"),
+    "relative_sifid": ("texture / photograph's", "share of what the untouched photograph scores"),
 }
 
 
@@ -209,7 +210,8 @@ def spans(scores: Iterable[Score]) -> dict[int, str]:
 def metrics(scores: Sequence[Score]) -> dict[str, float]:
     """The flat numbers of metrics.json: those of the smallest size, in short those of the others.
 
-    ``total_low`` and ``total_high`` bound the mean total; ``total_512`` is that of another size.
+    ``total_low`` and ``total_high`` bound the mean total; ``total_512`` is that of another size,
+    and ``photographs_512`` how many reached it.
     """
     smallest, *others = by_size = means(scores)
     found = {name: by_size[smallest][name].mean for name in HEADLINES}
@@ -217,10 +219,11 @@ def metrics(scores: Sequence[Score]) -> dict[str, float]:
     found |= {"total_high": by_size[smallest]["total"].high}
     for size in others:
         found |= {f"{name}_{size}": by_size[size][name].mean for name in IN_SHORT}
-    count = len(firsts(scores))
+    counts = Counter(score.size for score in scores)
     return {name: round(value, 6) for name, value in found.items()} | {
         "size": smallest,
-        "photographs": count,
+        "photographs": counts[smallest],
+        **{f"photographs_{size}": counts[size] for size in others},
     }
 
 

@@ -29,9 +29,17 @@ Image = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
 # Convolutions in each of the five blocks ([S14], table 1, columns D and E).
 BLOCKS = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 
-# What oneDNN convolves and activates at once, where PyTorch was built with it.
-HAS_ONEDNN: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-AT_ONCE = (torch.float32, torch.bfloat16) if HAS_ONEDNN else ()
+
+def _at_once() -> tuple[torch.dtype, ...]:
+    """What oneDNN convolves and activates at once: where PyTorch has it, and the CPU can."""
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return ()
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return (torch.float32,)
+    return (torch.float32, torch.bfloat16)
+
+
+AT_ONCE = _at_once()
 
 # What torchvision's weights were trained on: mean and deviation of ImageNet's channels, RGB.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

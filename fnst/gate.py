@@ -17,7 +17,7 @@ REFUSALS = (REFUSED, "not champion")  # the second in stores that are older than
 AND, ALTHOUGH, BROKEN = " and ", ", although ", " is above its limit "
 
 
-# Of fewer photographs the bootstrap's interval is little more than their span; chosen by us.
+# Of fewer photographs the bootstrap's interval is hardly narrower than their span; chosen by us.
 FEW = 6
 
 

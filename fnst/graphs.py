@@ -33,10 +33,12 @@ class Graphed:
 
     Args:
         work: what is to be done with a batch.
+        agree: whether to go on with what was recorded, given whether it was: work that talks to
+            other processes is recorded by all of them or by none.
     """
 
-    def __init__(self, work: Work) -> None:
-        self.work = work
+    def __init__(self, work: Work, agree: Callable[[bool], bool] = bool) -> None:
+        self.work, self.agree = work, agree
         self.calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
         self.batch: Batch | None = None
@@ -66,7 +68,8 @@ class Graphed:
     def _replay(self, batch: Batch) -> None:
         if self.batch is None:
             self.batch = batch.clone()
-            self.graph = self._recorded(self.batch)
+            graph = self._recorded(self.batch)
+            self.graph = graph if self.agree(graph is not None) else None
         if self.graph is None or batch.shape != self.batch.shape:
             self.work(batch)
             return

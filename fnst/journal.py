@@ -36,6 +36,7 @@ class Journal:
         self.fingerprint = fingerprint
         self.rows: list[dict[str, float]] = []
         self.step = self.setbacks = 0  # of the state that is kept
+        self.good = 0  # step of the last state, of this process, that can be gone back to
         self.aside: Path | None = None  # where the state of another training was put
         self.seconds = 0.0  # spent on training until the last state was kept
         self._kept = self._kept_good = time.monotonic()
@@ -172,7 +173,8 @@ class Journal:
             training.save_state(self.folder / name, learner, progress, fingerprint=self.fingerprint)
         self.step = step
         self._kept = time.monotonic()
-        self._kept_good = self._kept if good else self._kept_good
+        if good:
+            self._kept_good, self.good = self._kept, step
 
     @property
     def run_id(self) -> str | None:

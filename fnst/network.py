@@ -243,7 +243,8 @@ class ByRows(Reflected):
     """A convolution to few channels, which CPUs compute at a fifth of their speed.
 
     There each row of the kernel becomes channels of its own, so that nine times as many are
-    computed along rows, and are added up where they meet: the same sums.
+    computed along rows, and are added up where they meet: the same sums, of which half precision
+    rounds each row's by itself.
     """
 
     def within(self, padded: Tensor) -> Tensor:

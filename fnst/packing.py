@@ -274,7 +274,7 @@ def _make_room(folder: Path, done: dict[Path, Report], bytes_needed: int) -> Non
     if bytes_needed > free:
         raise ImageError(
             f"the packed set needs {readable(bytes_needed)}, and {readable(free)} are free "
-            f"in {folder}; free some, or set photos.size or train_count lower."
+            f"in {folder}; free some, or set photos.size, held_out_size or train_count lower."
         )
     _remove(folder, keep)
 

@@ -74,7 +74,7 @@ class Photos:
     train_count: Count | Literal["all"]
     held_out_count: Count | Literal["all"]
     size: Pixels  # side of the squares that are kept to learn from, pixels
-    held_out_size: Pixels  # of those that are kept to judge by
+    held_out_size: Judged  # of those that are kept to judge by
     seed: Annotated[int, Range(0)]
 
 
@@ -167,6 +167,14 @@ class Recipe:
     train: Train
     evaluate: Evaluate
     gatys: Gatys
+
+    def __post_init__(self) -> None:
+        smallest, kept = min(self.evaluate.sizes), self.photos.held_out_size
+        if smallest > kept:
+            raise ParamsError(
+                f"evaluate: sizes: expected one of at most {kept}, at which held-out photographs "
+                f"are kept (photos: held_out_size), got {smallest} as the smallest."
+            )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ References:
     [S19] Shaham, Dekel, Michaeli. SinGAN. 2019. https://arxiv.org/abs/1905.01164
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -158,7 +159,8 @@ def perceptual(maps: Mapping[str, Tensor], target: Mapping[str, Tensor]) -> floa
     """Distance of two pictures' features ([Z18], eq. 1), the mean over their layers.
 
     Features have unit length at each position, so that it lies between 0 and 2. This differs from
-    [Z18]: channels count alike, where theirs are weighted to agree with people.
+    [Z18]: channels count alike, where theirs are weighted to agree with people, and layers are
+    averaged, where theirs are added up.
     """
     each = [
         (F.normalize(maps[layer]) - F.normalize(target[layer])).square().sum(1).mean()
@@ -194,7 +196,10 @@ def texture_distance(texture: Texture, target: Texture) -> float:
 
     Zero for the same distribution. This differs from [S19]: the features are those of the loss
     network, and the distance is in units of the target's energy, so that a black picture's is 1.
+    Of a picture that is no numbers, it is none either.
     """
+    if not texture.covariance.isfinite().all():
+        return math.nan
     root = _root(target.covariance)
     mixed = torch.linalg.eigvalsh(root @ texture.covariance @ root).clamp_min(0).sqrt().sum()
     spread = texture.covariance.trace() + target.covariance.trace() - 2 * mixed

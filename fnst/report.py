@@ -7,7 +7,7 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from fnst import files
 from fnst.bootstrap import Mean
@@ -73,9 +73,10 @@ def caption(score: Score, side: int) -> str:
     The numbers are those of the size at which it was judged, which may be another one.
     """
     shown = f"shown at {side} pixels; " if side != score.side else ""
-    content, style, total = (score.values[name] for name in ("content", "style", "total"))
+    name = PurePath(score.photo).name
+    content, style, total = (score.values[term] for term in ("content", "style", "total"))
     return (
-        f"{score.photo}, {shown}at {score.side} pixels: content {content:.3f}, style {style:.3f}, "
+        f"{name}, {shown}at {score.side} pixels: content {content:.3f}, style {style:.3f}, "
         f"total {total:.3f}, {score.values['relative_total']:.0%} of the photograph's own"
     )
 
@@ -190,6 +191,7 @@ p {{ max-width: 44rem }}
 figure {{ margin: 1.5rem 0 }}
 img {{ max-width: 100% }}
 figcaption, small, td.told {{ color: #7d766b; font-size: .85rem }}
+td.name {{ max-width: 24rem; overflow-wrap: anywhere; unicode-bidi: isolate }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
 th, td {{ text-align: right; padding: .25rem 1.5rem .25rem 0; border-bottom: 1px solid #e7e2d8;
          vertical-align: baseline }}
@@ -240,7 +242,7 @@ def _layer(found: Mapping[str, Mean], name: str) -> str:
 def _photographs(scores: Sequence[Score]) -> str:
     titles = ("photograph", "size", *(NUMBERS[name][0] for name in IN_SHORT))
     rows = [
-        (html.escape(s.photo), f"{s.side} px", *(_number(s.values[name]) for name in IN_SHORT))
+        (_name(s.photo), f"{s.side} px", *(_number(s.values[name]) for name in IN_SHORT))
         for s in scores
     ]
     return _table(titles, rows)
@@ -253,6 +255,10 @@ def _table(titles: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
         for row in rows
     ]
     return "\n".join(["<table>", f"<tr>{head}</tr>", *lines, "</table>"])
+
+
+def _name(text: str) -> str:
+    return f'<td class="name">{html.escape(text)}</td>'
 
 
 def _told(text: str) -> str:

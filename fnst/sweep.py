@@ -8,6 +8,7 @@ and an interrupted sweep goes on where it stopped.
 import io
 import math
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -65,7 +66,7 @@ def sweep(style: str, strengths: Sequence[float], photo: Path | None = None) -> 
         ImageError: when the photograph cannot be read.
         FnstError: when DVC fails.
     """
-    given = images.fit(images.load(photo).rgb, SIDE) if photo else None
+    given = _fitted(images.load(photo).rgb) if photo else None
     points = [*train(style, strengths, given)]
     page = params.project_root() / "data" / "results" / style / "tradeoff.jpg"
     pictures = {"photo", "painted"}
@@ -100,18 +101,27 @@ def train(style: str, strengths: Sequence[float], photo: Image | None = None) ->
     return sorted(points, key=lambda point: point.strength)
 
 
+def _fitted(photo: Image) -> Image:
+    """As large as a page shows it, or as it is where it is smaller."""
+    return images.fit(photo, min(SIDE, *photo.shape[2:]))
+
+
 def _target(style: str) -> str:
     return f"register@{style}"
 
 
 @contextmanager
 def _kept(path: Path) -> Iterator[None]:
-    """A file is as it was when the block ends, however that comes."""
+    """A file is as it was when the block ends, however that comes but by `kill -9`."""
     before = path.read_bytes()
+    asked = (signal.SIGTERM, signal.SIGHUP)
+    handlers = {number: signal.signal(number, signal.default_int_handler) for number in asked}
     try:
         yield
     finally:
         files.write(path, before)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _dvc(*words: str) -> None:
@@ -139,7 +149,8 @@ def _point(style: str, strength: float, photo: Image | None) -> Point:
     data = params.project_root() / "data"
     metrics = files.read_json(data / "results" / style / "metrics.json")
     if photo is None:
-        photo = images.fit(Photos(data / "photos" / "held_out").whole(0), SIDE)
+        held_out = Photos(data / "photos" / "held_out")
+        photo = images.fit(held_out.whole(0), min(SIDE, held_out.side(0)))
     network = checkpoint.load(data / "models" / style).network.to(device())
     keep_digits()
     return Point(

@@ -106,7 +106,6 @@ class Run:
             for name, value in values.items()
             if step <= last
         ]
-        self._tried = time.monotonic()
         sent = False
         with self.forgiven():
             for first in range(0, len(points), 1000):  # the API takes no more at once
@@ -118,6 +117,7 @@ class Run:
                 del self._pictures[0]
             sent = True
         self._pause = 0.0 if sent else min(max(FIRST_PAUSE, 2 * self._pause), LONGEST_PAUSE)
+        self._tried = time.monotonic()
 
     def file(self, path: Path, folder: str | None = None) -> None:
         """Attach a file to the run.

@@ -122,8 +122,12 @@ class Learner:
         self.renew()
 
     def renew(self) -> None:
-        """Forget how a step was recorded: the optimizer's tensors are others now."""
-        self._update = Graphed(self._learn)
+        """Forget how a step was recorded: the optimizer's tensors are others now.
+
+        A recording with messages to other processes must be gone before their group ends: NCCL
+        waits for that.
+        """
+        self._update = Graphed(self._learn, distributed.all_of)
 
     def step(self, photos: Batch, rate: float) -> None:
         """Learn from a batch, with this learning rate."""

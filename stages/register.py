@@ -205,7 +205,7 @@ Any picture goes in (RGB, sRGB); the same size comes out.
 
 ## On {metrics["photographs"]} photographs it never saw
 
-Means; lower is better.
+Means; of content, style and total, lower is better.
 
 - content: {metrics["content"]:.4g}, how far the result's structure is from the photograph's
 - style: {metrics["style"]:.4g}, how far its texture is from the painting's; \

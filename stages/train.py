@@ -91,6 +91,7 @@ def main() -> None:
     """Train the style named on the command line."""
     name = style_named()
     wanted = params.load()
+    inputs(wanted, name)  # what is missing is missed once, and not by every process
     processes = distributed.processes_for(wanted.chosen.train.batch_size)
     distributed.launch("stages.train", [name], processes=processes)
     memory.hold()
@@ -154,7 +155,7 @@ def _train(name: str, wanted: params.Params) -> None:
             run_id=journal.run_id,
             params=tracking.flatten(shown),
             tags={**lineage, **hashes, "style": name},
-            datasets=_datasets(parts.photos.size, hashes["photographs_sha256"]),
+            datasets=_datasets(wanted.chosen.photos, hashes["photographs_sha256"]),
             begun=remember,
         ) as tracked,
         watch(f"train {name}", parts.steps) as update,
@@ -276,9 +277,13 @@ class Teller:
                 picture = stylize(self.parts.network, self.parts.sample)
             self.sample(step, picture)
 
+    def path(self, step: int) -> Path:
+        """Where the sample of a step lies."""
+        return self.journal.samples / f"step-{step:06d}.jpg"
+
     def sample(self, step: int, picture: Photo) -> None:
         """Keep a picture of how far the training is."""
-        images.save(images.Picture(picture), self.journal.samples / f"step-{step:06d}.jpg")
+        images.save(images.Picture(picture), self.path(step))
         self.tracked.picture(picture, key="sample", step=step)
         self.sampled = step
 
@@ -291,23 +296,28 @@ def _learn_safely(
     Returns:
         The number of steps done, and whether there was an interrupt.
     """
-    with _interrupts() as caught:
-        while True:
-            start = _agreed(start, parts, journal)
-            try:
-                step = _learn(parts, journal, teller, start, caught)
-                return step, bool(caught) or step < parts.steps
-            except DivergedError as reason:
-                if not teller:
-                    continue
-                journal.seconds = teller.seconds
-                start = journal.go_back(parts.learner, reason)
-                teller.tracked.forget(start)  # those steps will come again
-                print(
-                    f"train {name}: {reason}; going on after step {start} with the learning rate "
-                    f"times {journal.caution:g}",
-                    flush=True,
-                )
+    try:
+        with _interrupts() as caught:
+            while True:
+                start = _agreed(start, parts, journal)
+                try:
+                    step = _learn(parts, journal, teller, start, caught)
+                    return step, bool(caught) or step < parts.steps
+                except DivergedError as reason:
+                    if not teller:
+                        continue
+                    journal.seconds = teller.seconds
+                    start = journal.go_back(parts.learner, reason)
+                    teller.tracked.forget(start)  # those steps will come again
+                    print(
+                        f"train {name}: {reason}; going on after step {start} with the learning "
+                        f"rate times {journal.caution:g}",
+                        flush=True,
+                    )
+    finally:
+        parts.learner.renew()
+        if teller and journal.step < parts.steps:
+            teller.tracked.forget(journal.good)  # they may come again, when it goes on
 
 
 def _agreed(start: int, parts: Parts, journal: Journal) -> int:
@@ -334,7 +344,7 @@ def _learn(
     )
     if teller:
         teller.begin(start)
-    if teller and not start:
+    if teller and not start and not teller.path(0).exists():
         teller.sample(0, parts.sample)
     step = start
     for step, losses in training.train(
@@ -381,11 +391,11 @@ def _fingerprint(described: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _datasets(size: int, digest: str) -> list[tracking.Dataset]:
-    folder = DATA / "photos"
+def _datasets(photos: params.Photos, digest: str) -> list[tracking.Dataset]:
+    train, held_out = DATA / "photos" / "train", DATA / "photos" / "held_out"
     return [
-        tracking.Dataset("train", folder / "train", size, digest, "training"),
-        tracking.Dataset("held out", folder / "held_out", size, digest, "evaluation"),
+        tracking.Dataset("train", train, photos.size, digest, "training"),
+        tracking.Dataset("held out", held_out, photos.held_out_size, digest, "evaluation"),
     ]
 
 

@@ -427,6 +427,36 @@ def test_photographs_that_were_left_out_are_said_and_counted(fnst, tmp_path):
     assert "on 2 photographs" in said.out
 
 
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't allocate memory")])
+def test_a_photograph_for_which_memory_does_not_suffice_is_left_out(
+    fnst, tmp_path, monkeypatch, error
+):
+    evaluated = evaluation.evaluate
+
+    def lacking(paint, loss, painting, photos, sizes):
+        yield from evaluated(paint, loss, painting, photos, sizes[:1])
+        if Path(photos[0][0]).name == "a.png":
+            raise error
+
+    monkeypatch.setattr(evaluation, "evaluate", lacking)
+    words = ("--size", 48, "-o", tmp_path / "judged", tmp_path / "photos")
+    said = fnst("evaluate", "-m", 1, *words, code=1)
+    assert "a.png: there is not enough memory to judge it at 48 pixels; say a smaller" in said.err
+    rows = files.read_rows(tmp_path / "judged" / "photographs.csv")
+    assert [Path(row["photo"]).name for row in rows] == ["b.png"]
+
+
+def test_the_sheet_shows_the_photographs_that_have_scores(tmp_path):
+    """Whatever was left out since they were looked at first."""
+    bright, dark = (torch.full((1, 3, 48, 48), level) for level in (1.0, 0.0))
+    values = dict.fromkeys([*evaluation.NUMBERS, "content_relu3_1", "style_relu1_1"], 0.5)
+    found = [Score("dark.png", 48, 48, values)]
+    photographs = [("bright.png", bright), ("dark.png", dark)]
+    audit.write(tmp_path / "judged", lambda photo: photo, found, photographs, title="wave")
+    sheet = images.load(tmp_path / "judged" / "sheet.jpg").rgb
+    assert sheet[:, :, 40:80, 20:60].mean() < 0.1
+
+
 def test_nothing_to_judge_is_an_error(fnst, tmp_path):
     (tmp_path / "bad.png").write_text("no picture")
     said = fnst("evaluate", "-m", 1, "--size", 48, tmp_path / "bad.png", code=1)
@@ -486,6 +516,15 @@ def test_a_file_of_somebody_else_is_replaced_only_when_that_is_said(fnst, refuse
     words = ("--size", 48, "--gatys", 1, "-o", folder, "--overwrite", tmp_path / "photos")
     fnst("evaluate", "-m", 1, *words)
     assert b"mine" not in (folder / name).read_bytes()
+
+
+def test_a_judgement_that_was_interrupted_while_it_wrote_is_replaced(fnst, tmp_path):
+    words = ("-m", 1, "--size", 48, "-o", tmp_path / "judged", tmp_path / "photos")
+    fnst("evaluate", *words)
+    for name in (audit.PAGE, audit.METRICS, audit.SHEET):  # the table comes first
+        (tmp_path / "judged" / name).unlink()
+    fnst("evaluate", *words)
+    assert (tmp_path / "judged" / audit.PAGE).exists()
 
 
 def test_an_earlier_judgement_is_replaced_and_a_photograph_never_is(fnst, refused, tmp_path):

@@ -221,21 +221,28 @@ if how == "interrupted":
     if rank == "0":
         os.write(1, b"stopped after step 5; `dvc repro` goes on from there.\\n")
     sys.exit(130 if rank == "0" else 0)
-if rank == "1":
-    time.sleep(60)
-if how == "killed":
-    os.kill(os.getpid(), signal.SIGKILL)
-sys.exit("error: the painting is missing.")
+
+import stages
+from fnst import distributed
+from fnst.errors import TrainingError
+
+def stage():
+    with distributed.joined():
+        if rank == "1":
+            distributed.of_first(0)  # waits for what the first one never says
+        if how == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise TrainingError("the painting is missing.")
+
+stages.run(stage)
 """
 
 
 def ending(tmp_path, how):
     """A launcher whose processes end in a way of their own."""
-    (tmp_path / "tests").mkdir()
-    (tmp_path / "tests" / "ending.py").write_text(ENDING)
+    (tmp_path / "ending.py").write_text(ENDING)
     program = (
-        "from fnst import distributed\n"
-        f"distributed.launch('tests.ending', [{how!r}], processes=2)\n"
+        f"from fnst import distributed\ndistributed.launch('ending', [{how!r}], processes=2)\n"
     )
     path = f"{tmp_path}{os.pathsep}{ROOT}"
     return subprocess.Popen(

@@ -186,6 +186,10 @@ REFUSED = {
         {"recipes/laptop/evaluate/sizes": [256, 16]},
         r"sizes: expected 48 to 4096, got 16",
     ),
+    "no size at which photographs are kept": (
+        {"recipes/laptop/evaluate/sizes": [600, 700]},
+        r"sizes: expected one of at most 512, at which held-out photographs are kept.*got 600",
+    ),
     "another choice": (
         {"recipes/laptop/network/upsampling": "fold"},
         r"upsampling: expected bilinear or folded or transposed, got 'fold'",

@@ -1,5 +1,7 @@
 """Artefacts of known size are found at that size; what nobody sees is not found."""
 
+import math
+
 import pytest
 import torch
 from skimage.metrics import structural_similarity
@@ -214,3 +216,11 @@ def test_the_texture_distance_knows_no_unit():
     plain = quality.texture_distance(Texture.of(ours), Texture.of(theirs))
     scaled = quality.texture_distance(Texture.of(7 * ours), Texture.of(7 * theirs))
     assert scaled == pytest.approx(plain, rel=1e-4)
+
+
+def test_the_texture_of_no_numbers_is_no_number():
+    target = Texture.of(torch.rand(1, 3, 8, 8))
+    for spoilt in (math.nan, math.inf):
+        maps = torch.rand(1, 3, 8, 8)
+        maps[0, 0, 0, 0] = spoilt
+        assert math.isnan(quality.texture_distance(Texture.of(maps), target))
