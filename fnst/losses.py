@@ -1,7 +1,7 @@
 """Perceptual losses: how far a stylized picture is from its photograph and from the style.
 
 Both terms are free of scale: multiplying any layer's features by a constant changes neither. That
-is what lets content weight 1 and style weight 12 mean the same for every style, size and VGG.
+is what lets content weight 1 and style weight 12 mean the same for every style and size.
 
 Letters in shapes: ``b`` images in the batch, ``c`` channels, ``h`` x ``w`` positions.
 
