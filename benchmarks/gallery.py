@@ -38,11 +38,11 @@ def main(folders: Sequence[str]) -> int:
 
 def _draw(name: str, pictures: Sequence[Float[torch.Tensor, "1 3 _ _"]]) -> None:
     path = ROOT / "docs" / f"gallery-{name}.jpg"
-    files.write(path, jpeg(_beside(pictures)))
+    files.write(path, jpeg(beside(pictures)))
     print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB")
 
 
-def _beside(pictures: Sequence[Float[torch.Tensor, "1 3 _ _"]]) -> Float[torch.Tensor, "1 3 _ _"]:
+def beside(pictures: Sequence[Float[torch.Tensor, "1 3 _ _"]]) -> Float[torch.Tensor, "1 3 _ _"]:
     """The pictures in a row on a bright paper, cut to the height of the lowest."""
     height = min(picture.shape[2] for picture in pictures)
     paper = torch.tensor(images.PAPER).view(1, 3, 1, 1) / 255

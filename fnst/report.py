@@ -6,6 +6,7 @@ The page is one file that holds its pictures, so that it can be sent, or opened 
 import base64
 import html
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
@@ -139,9 +140,13 @@ def page(
         unseen: whether the network never saw these photographs.
     """
     by_size = means(scores)
-    titles = [f"{span} px" for span in spans(scores).values()]
-    first = next(iter(by_size.values()))
+    reached = Counter(score.size for score in scores)
     count = len(firsts(scores))
+    titles = [
+        f"{span} px" if reached[size] == count else f"{span} px, {reached[size]} of them"
+        for size, span in spans(scores).items()
+    ]
+    first = next(iter(by_size.values()))
     photographs = f"{count} photograph{'s' if count > 1 else ''}"
     which = " that the network never saw" if unseen else ""
     body = [

@@ -232,15 +232,16 @@ def assemble(wanted: params.Params, name: str, given: Inputs) -> Parts:
         network=network,
         learner=Learner(network, loss, training.adam(network, plan.learning_rate), dtype),
         photos=photos,
-        sample=_sample(Photos(DATA / "photos" / "held_out").whole(0)),
+        sample=_sample(Photos(DATA / "photos" / "held_out")),
         steps=training.count_steps(
             len(photos), batch_size=plan.batch_size, steps=plan.steps, epochs=plan.epochs
         ),
     )
 
 
-def _sample(photo: Photo) -> Photo:
-    return images.fit(photo, min(SAMPLE_SIDE, photo.shape[2]))
+def _sample(held_out: Photos) -> Photo:
+    """The first of them, no larger than it came."""
+    return images.fit(held_out.whole(0), min(SAMPLE_SIDE, held_out.side(0)))
 
 
 class Teller:

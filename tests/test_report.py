@@ -39,7 +39,7 @@ def cells(text):
 def test_means_and_intervals_stand_beside_each_other_size_by_size():
     text = page([score(total=1.0), score("b.jpg", total=3.0), score(size=96, total=7.0)])
     rows = {row[0]: row[1:] for row in cells(text.split("<h2>Numbers")[1].split("<h2>")[0])}
-    assert rows[""] == ["64 px", "96 px", ""]
+    assert rows[""] == ["64 px", "96 px, 1 of them", ""]
     assert rows["total"][:2] == [
         "2.000 <small>1.000 to 3.000</small>",
         "7.000 <small>7.000 to 7.000</small>",
@@ -64,6 +64,8 @@ def test_every_photograph_has_a_row_for_each_size():
 def test_a_size_that_a_photograph_does_not_reach_is_not_claimed():
     text = page([score(), score("b.jpg", side=50)])
     assert text.count("<th>50 to 64 px</th>") == 2
+    larger = page([score(), score(size=128), score("b.jpg")])
+    assert larger.count("<th>128 px, 1 of them</th>") == 2
     assert ["b.jpg", "50 px"] in [row[:2] for row in cells(text.split("<h2>Photographs")[1])]
 
 

@@ -1,0 +1,32 @@
+"""Draw the pictures of README.md anew, of what `dvc repro` made: `python -m benchmarks.readme`."""
+
+import sys
+
+from benchmarks import ROOT
+from benchmarks.gallery import beside
+from benchmarks.pictures import jpeg
+from fnst import files, images, params
+from fnst.errors import FnstError
+
+STEPS = (0, 100, 200, 400)  # of which recipe `laptop` keeps samples
+
+
+def main() -> int:
+    """Draw them, and say where they are; 1 where something is missing."""
+    try:
+        style = next(iter(params.load().styles))
+        samples = ROOT / "data" / "models" / style / "samples"
+        drawn = [images.load(samples / f"step-{step:06d}.jpg").rgb for step in STEPS]
+        sheet = images.load(ROOT / "data" / "results" / style / "sheet.jpg").rgb
+    except FnstError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    for name, picture in (("training", beside(drawn)), ("before-after", sheet)):
+        path = ROOT / "docs" / f"{name}.jpg"
+        files.write(path, jpeg(picture))
+        print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
