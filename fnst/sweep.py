@@ -33,8 +33,9 @@ Image = Float[torch.Tensor, "1 3 _ _"]  # sRGB in [0, 1]
 # From gentle to strong, each twice the one before; 1 is content weight 1 and style weight 12.
 STRENGTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 
-# Of the page: a picture's short side and an inch in pixels, and how many pictures make a row.
-SIDE, DPI, COLUMNS = 384, 100, 3
+# Of the page: a picture's short side, at most and at least (below it labels would meet), and an
+# inch, in pixels; and how many pictures make a row.
+SIDE, LEAST, DPI, COLUMNS = 384, 240, 100, 3
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,9 @@ def sweep(style: str, strengths: Sequence[float], photo: Path | None = None) -> 
         ImageError: when the photograph cannot be read.
         FnstError: when DVC fails.
     """
-    given = _fitted(images.load(photo).rgb) if photo else None
+    given = images.load(photo).rgb if photo else None
+    if given is not None:
+        given = _fitted(given, min(given.shape[2:]))
     points = [*train(style, strengths, given)]
     page = params.project_root() / "data" / "results" / style / "tradeoff.jpg"
     pictures = {"photo", "painted"}
@@ -101,9 +104,9 @@ def train(style: str, strengths: Sequence[float], photo: Image | None = None) ->
     return sorted(points, key=lambda point: point.strength)
 
 
-def _fitted(photo: Image) -> Image:
-    """As large as a page shows it, or as it is where it is smaller."""
-    return images.fit(photo, min(SIDE, *photo.shape[2:]))
+def _fitted(photo: Image, side: int) -> Image:
+    """A photograph that came with that short side, as a page shows it."""
+    return images.fit(photo, min(SIDE, max(LEAST, side)))
 
 
 def _target(style: str) -> str:
@@ -150,7 +153,7 @@ def _point(style: str, strength: float, photo: Image | None) -> Point:
     metrics = files.read_json(data / "results" / style / "metrics.json")
     if photo is None:
         held_out = Photos(data / "photos" / "held_out")
-        photo = images.fit(held_out.whole(0), min(SIDE, held_out.side(0)))
+        photo = _fitted(held_out.whole(0), held_out.side(0))
     network = checkpoint.load(data / "models" / style).network.to(device())
     keep_digits()
     return Point(

@@ -500,7 +500,7 @@ def test_too_small_a_disk_is_told_before_anything_is_lost(target):
     with pytest.raises(
         ImageError,
         match=r"^the packed set needs 900,000 GB, and \S+ GB are free in .*; free some, or "
-        r"set photos\.size or train_count lower\.$",
+        r"set photos\.size, held_out_size or train_count lower\.$",
     ):
         pack(greys(3), target, size=10_000_000)
     assert held(target) == before
