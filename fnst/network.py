@@ -229,13 +229,17 @@ class FoldedUpsampling(nn.Module):
         self.weight = plain.weight
         self.bias: nn.Parameter = plain.bias  # type: ignore[assignment]
         self.taps = taps
+        self.spread = nn.Buffer(_spread(taps).to(self.weight.dtype), persistent=False)
 
     def forward(self, maps: Float[Tensor, "b c h w"]) -> Float[Tensor, "b d 2*h 2*w"]:
         return self.within(bordered(maps, self.around, self.border))
 
     def within(self, padded: Tensor) -> Tensor:
         """Double what has a border already, of one position; that goes."""
-        kernels = by_place(fold(self.weight, self.taps))
+        d, c, _, _ = self.weight.shape
+        with torch.autocast(padded.device.type, enabled=False):
+            each = (self.weight.flatten(2) @ self.spread).view(d, c, 4, 3, 3)
+        kernels = each.permute(2, 0, 1, 3, 4).flatten(0, 1)
         return _interleaved(F.conv2d(padded, kernels, self.bias.repeat(4)))
 
 
@@ -301,15 +305,15 @@ def fold(weight: Float[Tensor, "d c 3 3"], taps: tuple[float, ...]) -> Float[Ten
     return _fold_axis(_fold_axis(weight, 2, taps), 3, taps).transpose(0, 1)
 
 
-def by_place(folded: Float[Tensor, "c d k k"]) -> Float[Tensor, "4*d c 3 3"]:
-    """Turn a transposed convolution of stride 2 into a plain one with channels for each place.
+def _spread(taps: tuple[float, ...]) -> Float[Tensor, "9 36"]:
+    """What each of a kernel's nine taps adds to the kernels of the four places.
 
-    A place of the high resolution meets every other tap of the kernel, in opposite order, and at
-    most three of them along an axis.
+    A place of the high resolution meets every other tap of the transposed convolution's kernel, in
+    opposite order, and at most three of them along an axis.
     """
-    c, d, k, _ = folded.shape
-    taps = F.pad(folded, [3 - k // 2] * 4).view(c, d, 3, 2, 3, 2).flip(2, 4)
-    return taps.permute(3, 5, 1, 0, 2, 4).flatten(0, 2)
+    folded = fold(torch.eye(9, dtype=torch.float64).view(9, 1, 3, 3), taps)
+    places = F.pad(folded, [3 - folded.shape[2] // 2] * 4).view(9, 3, 2, 3, 2).flip(1, 3)
+    return places.permute(0, 2, 4, 1, 3).flatten(1)
 
 
 def _interleaved(maps: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b _ 2*h 2*w"]:
