@@ -4,6 +4,7 @@ The painting, the loss network and the weights of the terms are those of its tra
 params.yaml says now: the files are known by their hashes. The formulas are those of this fnst.
 """
 
+import csv
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -343,7 +344,7 @@ def _is_begun(folder: Path, there: Sequence[str]) -> bool:
             and PAGE not in there
             and {"photo", "sifid"} <= set(files.read_rows(folder / TABLE)[0])
         )
-    except (OSError, ValueError, IndexError):
+    except (OSError, ValueError, IndexError, csv.Error):
         return False
 
 

@@ -1,4 +1,4 @@
-"""The mean of a sample, and the interval in which the mean over all of its kind lies.
+"""The mean of a sample, and the interval in which to look for the mean over all of its kind.
 
 References:
     [E93] Efron, Tibshirani. An Introduction to the Bootstrap. 1993; chapter 13, the percentile
@@ -18,7 +18,7 @@ AT_ONCE = 10**6  # of the counts that are drawn: 8 MB
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of one number over photographs, and the interval in which the true mean lies.
+    """The mean of one number over photographs, and the interval in which to look for the true mean.
 
     It is the percentile interval of the bootstrap ([E93]), which cannot be wider than the numbers
     themselves: of two photographs it is their span, which holds the true mean half of the time; of

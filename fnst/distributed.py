@@ -14,8 +14,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, distributed, nn
 
-# What gloo says where another process has ended.
+# What gloo says where another process has ended, and what a process ends with that was left so.
 LEFT_ALONE = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+LEFT = 75  # a temporary failure, of sysexits.h
+
+IS_OURS = "FNST_LAUNCHED"  # in the environment of processes that ``launch`` started
 
 
 def is_launched() -> bool:
@@ -37,6 +40,7 @@ def launch(module: str, arguments: Sequence[str], *, processes: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.disable(logging.ERROR)  # torchrun's own words: the processes say what there is to say
+    os.environ[IS_OURS] = "1"
     sys.stdout.flush()
     several = ["--standalone", f"--nproc-per-node={processes}", "-m", module, *arguments]
     try:
@@ -44,19 +48,29 @@ def launch(module: str, arguments: Sequence[str], *, processes: int) -> None:
     except SignalException as caught:
         sys.exit(128 + caught.sigval)
     except ChildFailedError as error:
-        # A negative one is that of a signal; SIGTERM is what torchrun ends the others with.
-        codes = {failure.exitcode for failure in error.failures.values()} - {-signal.SIGTERM}
-        code = min(codes, default=-signal.SIGTERM)
-        if code >= 0:
-            sys.exit(code)
-        ended_by = signal.Signals(-code)
-        print(
-            f"error: {ended_by.name} ended one of {processes} processes; the others were stopped. "
-            "`dvc repro` goes on with what was kept.",
-            file=sys.stderr,
-        )
-        sys.exit(128 + ended_by)
+        sys.exit(_told({failure.exitcode for failure in error.failures.values()}, processes))
     sys.exit(0)
+
+
+def _told(codes: set[int], processes: int) -> int:
+    """The exit code of all, of those of some; where none of these has said why, that is said.
+
+    A negative one is that of a signal; SIGTERM, and SIGKILL after half a minute, are what torchrun
+    ends with whom others have left.
+    """
+    said = [code for code in codes if code > 0 and code != LEFT]
+    if said:
+        return said[0]
+    ended_by = [-code for code in codes if code < 0 and code != -signal.SIGTERM]
+    if ended_by:
+        what = f"{signal.Signals(ended_by[0]).name} ended one of {processes} processes"
+    else:
+        what = f"the connection of {processes} processes was lost"
+    print(
+        f"error: {what}; the others were stopped. `dvc repro` goes on with what was kept.",
+        file=sys.stderr,
+    )
+    return 128 + ended_by[0] if ended_by else LEFT
 
 
 def processes_for(batch_size: int) -> int:
@@ -74,17 +88,19 @@ def joined() -> Iterator[None]:
     with_gpu = torch.cuda.is_available()
     if with_gpu:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    # Gradients travel by NCCL, everything that is on the CPU by gloo.
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if with_gpu else "gloo")
     try:
+        # Gradients travel by NCCL, everything that is on the CPU by gloo.
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if with_gpu else "gloo")
         yield
     except SystemExit:  # after an interrupt, at which all of them stop
         distributed.destroy_process_group()
         raise
     except RuntimeError as error:
-        if any(words in str(error) for words in LEFT_ALONE):
-            sys.exit(1)  # another has ended, and said why
-        raise
+        if not any(words in str(error) for words in LEFT_ALONE):
+            raise
+        if IS_OURS not in os.environ and os.environ["LOCAL_RANK"] == "0":
+            print(f"error: the connection to another process was lost ({error})", file=sys.stderr)
+        sys.exit(LEFT)
     # After an error here the others wait for this process: it must end, for torchrun to end them.
     distributed.destroy_process_group()
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 from jaxtyping import Float
 
@@ -116,15 +117,18 @@ def _target(style: str) -> str:
 @contextmanager
 def _kept(path: Path) -> Iterator[None]:
     """A file is as it was when the block ends, however that comes but by `kill -9`."""
-    before = path.read_bytes()
-    asked = (signal.SIGTERM, signal.SIGHUP)
-    handlers = {number: signal.signal(number, signal.default_int_handler) for number in asked}
+    before, handler = path.read_bytes(), signal.getsignal(signal.SIGTERM)
+    if handler is signal.SIG_DFL:  # which would end this process without a word
+        signal.signal(signal.SIGTERM, _end)
     try:
         yield
     finally:
         files.write(path, before)
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        signal.signal(signal.SIGTERM, handler)
+
+
+def _end(number: int, frame: object) -> None:
+    raise SystemExit(128 + number)
 
 
 def _dvc(*words: str) -> None:
@@ -138,6 +142,11 @@ def _dvc(*words: str) -> None:
         try:
             code = process.wait()
         except KeyboardInterrupt:  # DVC was interrupted as well, and the training keeps its state
+            process.wait()
+            raise
+        except SystemExit:  # of which DVC knows nothing; what it runs is to end as by Ctrl-C
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.send_signal(signal.SIGINT)
             process.wait()
             raise
     if code:

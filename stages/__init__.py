@@ -1,5 +1,6 @@
 """The pipeline's stages, run by DVC: parameters in, library calls, declared outs written."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -28,7 +29,8 @@ def run(stage: Callable[[], None]) -> None:
             "with what was kept"
         )
     except KeyboardInterrupt:
-        print("interrupted; `dvc repro` goes on from here", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":  # one of several says it
+            print("interrupted; `dvc repro` goes on from here", file=sys.stderr)
         sys.exit(130)
 
 

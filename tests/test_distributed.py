@@ -26,6 +26,7 @@ import torch
 from fnst import distributed, journal
 from tests import test_train_stage as alone
 folder, name, steps, pause = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), float(sys.argv[4])
+journal.KEEP_SECONDS = 0.2
 with distributed.joined():
     made = alone.parts(folder, steps, batch_size=2, dtype=getattr(torch, sys.argv[5]))
     step, made.learner.step = made.learner.step, lambda *given: (time.sleep(pause), step(*given))
@@ -85,14 +86,14 @@ def test_two_processes_learn_what_one_learns(folder):
 def test_an_interrupt_stops_all_of_them_and_they_go_on_together(folder):
     whole = start(folder, "whole.partial", steps=40)
     stopped = start(folder, "stopped.partial", steps=40, pause=0.05)
-    samples = folder / "stopped.partial" / journal.SAMPLES
-    while not list(samples.glob("step-000000.jpg")):
+    table = folder / "stopped.partial" / journal.CURVE
+    while not table.exists() or not files.read_numbers(table):  # until both have made steps
         assert stopped.poll() is None, stopped.communicate()[0]
         time.sleep(0.05)
     os.killpg(stopped.pid, signal.SIGINT)
     said, _ = stopped.communicate(timeout=120)
-    rows = files.read_numbers(folder / "stopped.partial" / journal.CURVE)
-    assert not rows or rows[-1]["step"] < 40, said
+    assert 3 <= files.read_numbers(table)[-1]["step"] < 40, said
+    assert "RuntimeError" not in said
 
     again = start(folder, "stopped.partial", steps=40)
     said, _ = again.communicate(timeout=120)
@@ -256,13 +257,28 @@ def ending(tmp_path, how):
     )
 
 
+@pytest.mark.parametrize(
+    ("codes", "code", "said"),
+    [
+        ({1, distributed.LEFT}, 1, ""),
+        ({1, -signal.SIGKILL, -signal.SIGTERM}, 1, ""),  # torchrun kills who hears no SIGTERM
+        ({distributed.LEFT, -signal.SIGKILL}, 137, "error: SIGKILL ended one of 4 processes; "),
+        ({distributed.LEFT}, distributed.LEFT, "error: the connection of 4 processes was lost; "),
+        ({-signal.SIGTERM}, distributed.LEFT, "error: the connection of 4 processes was lost; "),
+    ],
+)
+def test_who_failed_first_decides_and_is_not_talked_over(capsys, codes, code, said):
+    assert distributed._told(codes, 4) == code
+    assert capsys.readouterr().err.startswith(said)
+
+
 def test_an_interrupt_of_several_ends_with_the_first_ones_sentence_alone(tmp_path):
     launcher = ending(tmp_path, "interrupted")
     while len(list(tmp_path.glob("ready-*"))) < 2:
         assert launcher.poll() is None, launcher.communicate()
         time.sleep(0.02)
     os.killpg(launcher.pid, signal.SIGINT)
-    said, complained = launcher.communicate(timeout=60)
+    said, complained = launcher.communicate(timeout=120)
     assert launcher.returncode == 130
     assert said == "stopped after step 5; `dvc repro` goes on from there.\n"
     assert not complained
@@ -277,7 +293,7 @@ def test_an_interrupt_of_several_ends_with_the_first_ones_sentence_alone(tmp_pat
 )
 def test_a_failure_of_one_of_several_is_one_sentence(tmp_path, how, code, expected):
     launcher = ending(tmp_path, how)
-    said, complained = launcher.communicate(timeout=60)
+    said, complained = launcher.communicate(timeout=120)
     assert (launcher.returncode, said) == (code, "")
     assert complained.startswith(expected)
     assert complained.count("\n") == 1

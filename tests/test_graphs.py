@@ -40,6 +40,26 @@ def on_gpu(extract):
     return extract
 
 
+@pytest.mark.parametrize("agreed", [True, False])
+def test_what_was_recorded_is_launched_where_all_agree(monkeypatch, agreed):
+    done, asked = [], []
+
+    class Recorded:
+        def replay(self):
+            done.append("launched")
+
+    def agree(here):
+        asked.append(here)
+        return agreed
+
+    graphed = Graphed(lambda batch: done.append("worked"), agree)
+    monkeypatch.setattr(graphed, "_recorded", lambda batch: Recorded())
+    for _ in range(2):
+        graphed._replay(torch.zeros(1, 3, 4, 4))
+    assert asked == [True]
+    assert done == 2 * (["launched"] if agreed else ["worked"])
+
+
 def test_without_a_gpu_the_work_is_done_at_once():
     seen = []
     work = Graphed(seen.append)

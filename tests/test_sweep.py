@@ -2,7 +2,12 @@
 
 import contextlib
 import io
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +103,35 @@ def test_the_picture_of_a_point_is_painted_in_float32_on_a_gpu_as_well(project, 
     files.write_json(results / "registered.json", {"version": 1})
     sweep._point("indigo-wave", 1.0, torch.rand(1, 3, 16, 16))
     assert not rounding()
+
+
+FAKE = """
+import subprocess, sys
+child = "import pathlib, time\\ntry:\\n    pathlib.Path('begun').touch(); time.sleep(60)\\n"
+child += "except KeyboardInterrupt:\\n    pathlib.Path('stopped').touch()"
+subprocess.run([sys.executable, "-c", child])
+"""
+
+
+def test_what_dvc_runs_is_stopped_as_by_ctrl_c_when_a_sweep_is_to_end(project, monkeypatch):
+    (project / "dvc.py").write_text(FAKE)
+    (project / "params.yaml").write_text("strength: 1\n")
+    program = (
+        "from fnst import sweep; from pathlib import Path\n"
+        "with sweep._kept(Path('params.yaml')):\n"
+        "    Path('params.yaml').write_text('strength: 4')\n"
+        "    sweep._dvc('exp', 'run')\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": f"{project}{os.pathsep}{ROOT}"}
+    sweeping = subprocess.Popen([sys.executable, "-c", program], cwd=project, env=environment)
+    while not (project / "begun").exists():
+        assert sweeping.poll() is None
+        time.sleep(0.02)
+    time.sleep(0.2)  # until it sleeps
+    sweeping.terminate()
+    assert sweeping.wait(timeout=60) == 128 + signal.SIGTERM
+    assert (project / "stopped").exists()
+    assert (project / "params.yaml").read_text() == "strength: 1\n"
 
 
 def test_params_are_as_they_were_after_an_interrupt(tmp_path):

@@ -1,5 +1,6 @@
 """The training stage's own loop: killed at any moment, or led astray, it ends where it should."""
 
+import contextlib
 import io
 import multiprocessing
 import os
@@ -276,6 +277,36 @@ def test_an_interrupt_is_not_forgotten_even_in_the_last_step(folder, pressed, en
     start = book.resume(made.learner)
     teller = train.Teller(made, book, Nowhere(), interrupt_at(pressed))
     assert train._learn_safely("wave", made, book, teller, start) == ended
+
+
+@pytest.mark.parametrize("ended", ["interrupt", "error"])
+def test_a_training_that_ends_between_two_good_states_tells_no_more_than_the_last(
+    folder, monkeypatch, ended
+):
+    """What comes after it may come again, and other."""
+    made = parts(folder, steps=30)
+    monkeypatch.setattr(Journal, "is_due", lambda self, good: good and made.learner.steps_made == 6)
+    step, made.learner.steps_made = made.learner.step, 0
+
+    def counted(*given):
+        made.learner.steps_made += 1
+        if made.learner.steps_made == 11 and ended == "error":
+            raise OSError("gone")
+        step(*given)
+
+    made.learner.step = counted
+    book, tracked = Journal(folder / "wave.partial", "a"), Nowhere()
+    start = book.resume(made.learner)
+    pressed = interrupt_at(11) if ended == "interrupt" else lambda done, note="": None
+    with contextlib.suppress(OSError):
+        train._learn_safely("wave", made, book, train.Teller(made, book, tracked, pressed), start)
+    assert book.good == tracked.kept == 6
+    assert tracked.sent == [3, 6]
+    assert tracked.waiting == []
+    again = parts(folder, steps=30)
+    learn(folder, "wave.partial", again, tracked)
+    assert set(tracked.sent) <= set(range(3, 31, 3))
+    assert len(set(tracked.sent)) == len(tracked.sent)
 
 
 def test_where_no_photograph_teaches_anything_it_is_said(tmp_path):
