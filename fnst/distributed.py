@@ -56,21 +56,21 @@ def _told(codes: set[int], processes: int) -> int:
     """The exit code of all, of those of some; where none of these has said why, that is said.
 
     A negative one is that of a signal; SIGTERM, and SIGKILL after half a minute, are what torchrun
-    ends with whom others have left.
+    ends with whom others have left, and by SIGABRT, a lower one, libraries end who was left.
     """
     said = [code for code in codes if code > 0 and code != LEFT]
     if said:
         return said[0]
     ended_by = [-code for code in codes if code < 0 and code != -signal.SIGTERM]
     if ended_by:
-        what = f"{signal.Signals(ended_by[0]).name} ended one of {processes} processes"
+        what = f"{signal.Signals(max(ended_by)).name} ended one of {processes} processes"
     else:
         what = f"the connection of {processes} processes was lost"
     print(
         f"error: {what}; the others were stopped. `dvc repro` goes on with what was kept.",
         file=sys.stderr,
     )
-    return 128 + ended_by[0] if ended_by else LEFT
+    return 128 + max(ended_by) if ended_by else LEFT
 
 
 def processes_for(batch_size: int) -> int:
@@ -100,7 +100,9 @@ def joined() -> Iterator[None]:
             raise
         if IS_OURS not in os.environ and os.environ["LOCAL_RANK"] == "0":
             print(f"error: the connection to another process was lost ({error})", file=sys.stderr)
-        sys.exit(LEFT)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(LEFT)  # at once: threads of a group that lost one may abort while Python ends
     # After an error here the others wait for this process: it must end, for torchrun to end them.
     distributed.destroy_process_group()
 

@@ -105,7 +105,7 @@ def test_an_interrupt_stops_all_of_them_and_they_go_on_together(folder):
         curve(journal.Journal(folder / name, "a")) for name in ("stopped.partial", "whole.partial")
     )
     for row, same in zip(stopped_rows, whole_rows, strict=True):
-        assert row == pytest.approx(same, rel=1e-6)
+        assert row == pytest.approx(same, rel=1e-5)  # six digits are kept
 
 
 INTERRUPTED = """
@@ -263,6 +263,7 @@ def ending(tmp_path, how):
         ({1, distributed.LEFT}, 1, ""),
         ({1, -signal.SIGKILL, -signal.SIGTERM}, 1, ""),  # torchrun kills who hears no SIGTERM
         ({distributed.LEFT, -signal.SIGKILL}, 137, "error: SIGKILL ended one of 4 processes; "),
+        ({-signal.SIGABRT, -signal.SIGKILL}, 137, "error: SIGKILL ended one of 4 processes; "),
         ({distributed.LEFT}, distributed.LEFT, "error: the connection of 4 processes was lost; "),
         ({-signal.SIGTERM}, distributed.LEFT, "error: the connection of 4 processes was lost; "),
     ],
