@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 
 from benchmarks import ROOT
-from benchmarks.pictures import jpeg
-from fnst import assets, checkpoint, files, images
+from benchmarks.pictures import put
+from fnst import assets, checkpoint, images
 from fnst.errors import FnstError
 from fnst.stylize import stylize
 
@@ -26,20 +26,15 @@ def main(folders: Sequence[str]) -> int:
     raw = ROOT / "data" / "raw" / "sample"
     try:
         photos = [images.load(assets.get(assets.find(name), raw)).rgb for name in PHOTOGRAPHS]
-        _draw("photographs", photos)
+        put("gallery-photographs", beside(photos))
         for folder in map(Path, folders):
             style = checkpoint.load(folder)
-            _draw(style.card["style"], [stylize(style.network, photo) for photo in photos])
+            painted = [stylize(style.network, photo) for photo in photos]
+            put(f"gallery-{style.card['style']}", beside(painted))
     except FnstError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _draw(name: str, pictures: Sequence[Float[torch.Tensor, "1 3 _ _"]]) -> None:
-    path = ROOT / "docs" / f"gallery-{name}.jpg"
-    files.write(path, jpeg(beside(pictures)))
-    print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB")
 
 
 def beside(pictures: Sequence[Float[torch.Tensor, "1 3 _ _"]]) -> Float[torch.Tensor, "1 3 _ _"]:

@@ -33,13 +33,18 @@ def main(folders: Sequence[str]) -> int:
         paint, second = _painters(folders)
         photo = partial(_photo, folder=ROOT / "data" / "raw" / "sample")
         for name, picture in draw(paint, second, photo):
-            path = ROOT / "docs" / f"controls-{name}.jpg"
-            files.write(path, jpeg(picture))
-            print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB")
+            put(f"controls-{name}", picture)
     except FnstError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def put(name: str, picture: Floats) -> None:
+    """Write a picture into docs/, and say so."""
+    path = ROOT / "docs" / f"{name}.jpg"
+    files.write(path, jpeg(picture))
+    print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB")
 
 
 def _painters(folders: Sequence[str]) -> tuple[Paint, Paint]:

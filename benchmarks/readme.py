@@ -4,8 +4,8 @@ import sys
 
 from benchmarks import ROOT
 from benchmarks.gallery import beside
-from benchmarks.pictures import jpeg
-from fnst import files, images, params
+from benchmarks.pictures import put
+from fnst import images, params
 from fnst.errors import FnstError
 
 STEPS = (0, 100, 200, 400)  # of which recipe `laptop` keeps samples
@@ -21,10 +21,8 @@ def main() -> int:
     except FnstError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    for name, picture in (("training", beside(drawn)), ("before-after", sheet)):
-        path = ROOT / "docs" / f"{name}.jpg"
-        files.write(path, jpeg(picture))
-        print(f"{path.relative_to(ROOT)}  {path.stat().st_size / 1000:.0f} kB")
+    put("training", beside(drawn))
+    put("before-after", sheet)
     return 0
 
 

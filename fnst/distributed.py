@@ -48,11 +48,11 @@ def launch(module: str, arguments: Sequence[str], *, processes: int) -> None:
     except SignalException as caught:
         sys.exit(128 + caught.sigval)
     except ChildFailedError as error:
-        sys.exit(_told({failure.exitcode for failure in error.failures.values()}, processes))
+        sys.exit(_exit_code({failure.exitcode for failure in error.failures.values()}, processes))
     sys.exit(0)
 
 
-def _told(codes: set[int], processes: int) -> int:
+def _exit_code(codes: set[int], processes: int) -> int:
     """The exit code of all, of those of some; where none of these has said why, that is said.
 
     A negative one is that of a signal; SIGTERM, and SIGKILL after half a minute, are what torchrun

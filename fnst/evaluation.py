@@ -198,6 +198,11 @@ def means(scores: Iterable[Score]) -> dict[int, dict[str, Mean]]:
     }
 
 
+def counts(scores: Iterable[Score]) -> dict[int, int]:
+    """By size, smallest first: how many photographs reached it."""
+    return dict(sorted(Counter(score.size for score in scores).items()))
+
+
 def spans(scores: Iterable[Score]) -> dict[int, str]:
     """By size, smallest first: the sides that its photographs have, such as `96 to 256`."""
     sides: dict[int, list[int]] = {}
@@ -219,11 +224,11 @@ def metrics(scores: Sequence[Score]) -> dict[str, float]:
     found |= {"total_high": by_size[smallest]["total"].high}
     for size in others:
         found |= {f"{name}_{size}": by_size[size][name].mean for name in IN_SHORT}
-    counts = Counter(score.size for score in scores)
+    reached = counts(scores)
     return {name: round(value, 6) for name, value in found.items()} | {
         "size": smallest,
-        "photographs": counts[smallest],
-        **{f"photographs_{size}": counts[size] for size in others},
+        "photographs": reached[smallest],
+        **{f"photographs_{size}": reached[size] for size in others},
     }
 
 

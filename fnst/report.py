@@ -6,13 +6,12 @@ The page is one file that holds its pictures, so that it can be sent, or opened 
 import base64
 import html
 import io
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 
 from fnst import files
 from fnst.bootstrap import Mean
-from fnst.evaluation import NUMBERS, Score, firsts, means, spans
+from fnst.evaluation import NUMBERS, Score, counts, means, spans
 from fnst.gatys import Anchor
 
 # A bright paper, the ink of text and the blue of what is ours; the paper is that of the sheets.
@@ -140,8 +139,8 @@ def page(
         unseen: whether the network never saw these photographs.
     """
     by_size = means(scores)
-    reached = Counter(score.size for score in scores)
-    count = len(firsts(scores))
+    reached = counts(scores)
+    count = max(reached.values())
     titles = [
         f"{span} px" if reached[size] == count else f"{span} px, {reached[size]} of them"
         for size, span in spans(scores).items()

@@ -68,9 +68,7 @@ def sweep(style: str, strengths: Sequence[float], photo: Path | None = None) -> 
         ImageError: when the photograph cannot be read.
         FnstError: when DVC fails.
     """
-    given = images.load(photo).rgb if photo else None
-    if given is not None:
-        given = _fitted(given, min(given.shape[2:]))
+    given = _fitted(rgb := images.load(photo).rgb, min(rgb.shape[2:])) if photo else None
     points = [*train(style, strengths, given)]
     page = params.project_root() / "data" / "results" / style / "tradeoff.jpg"
     pictures = {"photo", "painted"}

@@ -205,7 +205,7 @@ def test_each_photograph_has_one_score_at_its_smallest_and_one_at_its_largest_si
 def test_metrics_are_flat_and_of_the_smallest_size_first(judge):
     photos = [("a.jpg", flat(1.0, 64)), ("b.jpg", flat(0.0, 64))]
     found = metrics(judge(always(0.5), photos, [64, 48]))
-    assert (found["photographs"], found["size"]) == (2, 48)
+    assert (found["photographs"], found["photographs_64"], found["size"]) == (2, 2, 48)
     assert found["total"] == pytest.approx(1)
     assert (found["total_low"], found["total_high"]) == (found["total"], found["total"])
     assert found["total_64"] == pytest.approx(1)

@@ -109,6 +109,16 @@ def test_a_convolution_and_its_relu_at_once_are_one_after_the_other(dtype, withi
     assert_close(maps.grad.double(), plain.grad, atol=4 * within, rtol=within)
 
 
+@pytest.mark.parametrize(
+    ("is_there", "has_bf16", "expected"),
+    [(True, True, {"float32", "bfloat16"}), (True, False, {"float32"}), (False, True, set())],
+)
+def test_at_once_is_what_this_cpu_can_do(monkeypatch, is_there, has_bf16, expected):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: is_there)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: has_bf16)
+    assert {str(dtype).removeprefix("torch.") for dtype in features._at_once()} == expected
+
+
 def test_the_picture_is_left_as_it_was(small_vgg):
     image = torch.rand(1, 3, 32, 32)
     before = image.clone()

@@ -56,3 +56,11 @@ def test_an_interrupt_ends_with_its_own_exit_code(capsys):
         run(failing(KeyboardInterrupt))
     assert ended.value.code == 130
     assert capsys.readouterr().err == "interrupted; `dvc repro` goes on from here\n"
+
+
+def test_of_several_processes_the_first_alone_says_that_it_was_interrupted(capsys, monkeypatch):
+    for rank, said in (("0", "interrupted; `dvc repro` goes on from here\n"), ("1", "")):
+        monkeypatch.setenv("RANK", rank)
+        with pytest.raises(SystemExit):
+            run(failing(KeyboardInterrupt))
+        assert capsys.readouterr().err == said

@@ -113,7 +113,7 @@ subprocess.run([sys.executable, "-c", child])
 """
 
 
-def test_what_dvc_runs_is_stopped_as_by_ctrl_c_when_a_sweep_is_to_end(project, monkeypatch):
+def test_what_dvc_runs_is_stopped_as_by_ctrl_c_when_a_sweep_is_to_end(project):
     (project / "dvc.py").write_text(FAKE)
     (project / "params.yaml").write_text("strength: 1\n")
     program = (

@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ class Nowhere:
     """A run that is tracked by nobody; what it would have sent."""
 
     def __init__(self):
-        self.waiting, self.sent, self.kept = [], [], None
+        self.waiting, self.sent, self.pictures, self.kept = [], [], [], None
 
     def log(self, step, metrics):
         self.waiting.append(step)
@@ -45,7 +46,7 @@ class Nowhere:
         self.waiting = [waiting for waiting in self.waiting if waiting > step]
 
     def picture(self, picture, *, key, step):
-        pass
+        self.pictures.append(step)
 
 
 def parts(folder, steps=STEPS, learning_rate=0.001, batch_size=1, dtype=torch.float32):
@@ -246,8 +247,10 @@ def test_a_training_that_diverges_again_and_again_is_given_up(folder, monkeypatc
 def test_a_training_that_diverges_at_once_goes_back_to_the_very_beginning(folder, monkeypatch):
     made = parts(folder, steps=30)
     poison(made, monkeypatch, times=1, step=1)
-    book = learn(folder, "wave.partial", made)
+    tracked = Nowhere()
+    book = learn(folder, "wave.partial", made, tracked)
     assert book.setbacks == 1
+    assert tracked.pictures.count(0) == 1
     assert curve(book)[-1]["step"] == 30
 
 
@@ -296,13 +299,14 @@ def test_a_training_that_ends_between_two_good_states_tells_no_more_than_the_las
 
     made.learner.step = counted
     book, tracked = Journal(folder / "wave.partial", "a"), Nowhere()
-    start = book.resume(made.learner)
+    start, recorded = book.resume(made.learner), made.learner._update
     pressed = interrupt_at(11) if ended == "interrupt" else lambda done, note="": None
     with contextlib.suppress(OSError):
         train._learn_safely("wave", made, book, train.Teller(made, book, tracked, pressed), start)
     assert book.good == tracked.kept == 6
     assert tracked.sent == [3, 6]
     assert tracked.waiting == []
+    assert made.learner._update is not recorded  # NCCL waits until that is gone
     again = parts(folder, steps=30)
     learn(folder, "wave.partial", again, tracked)
     assert set(tracked.sent) <= set(range(3, 31, 3))
@@ -322,6 +326,12 @@ def test_in_the_end_it_is_said_of_what_the_numbers_are(monkeypatch, on_gpu, whos
         f"20 steps in 9 s, 2.5 images/s, at most 812 MB of the {whose}'s memory; over its last "
         "tenth content 1.000, style 2.000"
     )
+
+
+def test_each_set_is_shown_with_the_side_of_its_own_squares():
+    photos = replace(params.load().chosen.photos, size=288, held_out_size=480)
+    shown = {dataset.name: dataset.size for dataset in train._datasets(photos, "a")}
+    assert shown == {"train": 288, "held out": 480}
 
 
 # --- what belongs to one training -----------------------------------------------------------------
