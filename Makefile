@@ -41,7 +41,7 @@ fmt: setup ## format and mend what can be mended
 ui: setup ## open MLflow on this project's runs and versions
 	@$(RUN) fnst ui
 
-bench: setup ## measure what docs/benchmarks.md claims, and write it anew
+bench: setup ## measure what docs/benchmarks.md claims, and write it anew; remarks stay
 	@mkdir -p docs
 	@$(RUN) python -m benchmarks --all --markdown > docs/benchmarks.md.part
 	@mv docs/benchmarks.md.part docs/benchmarks.md
@@ -57,7 +57,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  python=; \
 	done; \
 	if [ -z "$$python" ]; then echo 'error: fnst needs Python 3.11 or newer; none was found on PATH.' >&2; exit 1; fi; \
-	echo "setting up $(VENV) with $$("$$python" --version); about 2 minutes and 6 GB the first time"; \
+	echo "setting up $(VENV) with $$("$$python" --version); about 2 minutes and 7 GB the first time"; \
 	$(CLEAN) "$$python" -m venv --clear $(VENV); \
 	$(CLEAN) $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch "$@"

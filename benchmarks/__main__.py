@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from benchmarks import (
+    ROOT,
     Result,
     UnavailableError,
     cold_start,
@@ -41,6 +42,13 @@ BENCHMARKS: dict[str, Callable[[], Iterable[Result]]] = {
     "video": video.measure,
 }
 LONG = {"large", "precision", "stylize", "video"}  # take so long that only its name runs it
+
+PAGE = ROOT / "docs" / "benchmarks.md"
+HEAD = f"""# Benchmarks
+
+`make bench` measures this page anew. What takes long ({", ".join(sorted(LONG))}) runs when it is
+named, and its section stays, as do the remarks on the others. A ratio is to a baseline that ran in
+turns with ours; above 1 is better. A limit is the share of this machine's measured peak."""
 
 COLUMNS = ("name", "value", "unit", "ratio", "limit")
 
@@ -110,19 +118,33 @@ def _cells(result: Result) -> tuple[str, ...]:
 
 
 def _markdown(results: Iterable[tuple[str, Result]]) -> None:
+    """The page anew; what was not measured stays, and so do remarks below a machine's line."""
     by_name: dict[str, list[Result]] = {}
     for name, result in results:
         by_name.setdefault(name, []).append(result)
-    print("# Benchmarks\n")
-    print("`make bench` measures this page anew, but for what takes long and runs when")
-    print(f"it is named ({', '.join(sorted(LONG))}). A ratio is to a baseline that ran in turns")
-    print("with ours; above 1 is better. A limit is the share of this machine's measured peak.")
-    for name, found in by_name.items():
-        print(f"\n## {name}\n\n{_doc(BENCHMARKS[name])}\n")
-        print(f"| {' | '.join(COLUMNS)} |\n|---|---:|---|---:|---:|")
-        for result in found:
+    there = _sections()
+    print(HEAD)
+    for name in [n for n in BENCHMARKS if n in by_name or n in there]:
+        print(f"\n## {name}\n")
+        if name not in by_name:
+            print(there[name])
+            continue
+        print(f"{_doc(BENCHMARKS[name])}\n\n| {' | '.join(COLUMNS)} |\n|---|---:|---|---:|---:|")
+        for result in by_name[name]:
             print(f"| {' | '.join(_cells(result))} |")
-        print(f"\nMachine: {found[0].machine}; torch {found[0].torch}.")
+        machine = f"Machine: {by_name[name][0].machine}; torch {by_name[name][0].torch}."
+        _, _, below = there.get(name, "").partition("\nMachine: ")
+        _, _, remarks = below.partition("\n\n")
+        print("\n" + "\n\n".join(part for part in (machine, remarks) if part))
+
+
+def _sections() -> dict[str, str]:
+    """What the page says now, by benchmark."""
+    if not PAGE.exists():
+        return {}
+    parts = PAGE.read_text(encoding="utf-8").split("\n## ")[1:]
+    named = (part.partition("\n") for part in parts)
+    return {name: text.strip() for name, _, text in named}
 
 
 if __name__ == "__main__":

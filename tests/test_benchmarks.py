@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import ROOT, Result, UnavailableError, training
+from benchmarks import ROOT, Result, UnavailableError, __main__, training
 from benchmarks.__main__ import BENCHMARKS, main
 from fnst import files, params
 
@@ -72,6 +72,23 @@ def test_a_page_has_a_section_for_each_benchmark(capsys):
     assert "## counting\n\nCounting to three.\n" in page
     assert "| counting/3 | 3 | s | 1.25 | 50% |" in page
     assert "Machine: " in page
+
+
+def test_a_page_keeps_remarks_and_what_was_not_measured(capsys, tmp_path, monkeypatch):
+    page = tmp_path / "benchmarks.md"
+    monkeypatch.setattr(__main__, "PAGE", page)
+    main(["counting", "--markdown"])
+    page.write_text(
+        capsys.readouterr().out.replace("| 3 |", "| 4 |")
+        + "\nOn another machine, five.\n\nAnd once six.\n\n## impossible\n\nSeven.\n"
+    )
+    for _ in range(2):
+        main(["counting", "--markdown"])
+        page.write_text(capsys.readouterr().out)
+    text = page.read_text()
+    assert "| counting/3 | 3 |" in text
+    remarks = "On another machine, five.\n\nAnd once six."
+    assert text.endswith(f".\n\n{remarks}\n\n## impossible\n\nSeven.\n")
 
 
 def test_without_a_name_they_are_listed_and_none_runs(capsys):
