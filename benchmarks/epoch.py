@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import Result, timing, train_step
-from fnst import build, files, memory, params, training
+from fnst import build, criterion, files, memory, params, training
+from fnst.devices import device
 from fnst.journal import Journal
 from fnst.losses import PerceptualLoss
 from fnst.packing import SHARD
 from fnst.photos import Photos
-from fnst.stylize import device
 
 COCO = 40_670  # photographs of MS COCO 2017 test
 
@@ -87,7 +87,7 @@ def _learner(wanted: params.Params, recipe: params.Recipe) -> training.Learner:
         train_step.painting(),
         content_layer=wanted.loss.content_layer,
         style_layers=wanted.loss.style_layers,
-        weights=build.weights(wanted.loss, params.Style("noise")),
+        weights=criterion.weights(wanted.loss, params.Style("noise")),
     )
     optimizer = training.adam(network, recipe.train.learning_rate)
     return training.Learner(network, loss, optimizer, dtype)

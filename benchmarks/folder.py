@@ -14,9 +14,10 @@ from PIL import Image
 from benchmarks import Result
 from fnst import overlap
 from fnst.batch import Job
+from fnst.devices import device
 from fnst.images import Picture
 from fnst.network import TransformerNetwork
-from fnst.stylize import device, stylize
+from fnst.stylize import stylize
 
 COUNT, SHAPE = 8, (540, 960)
 ROUNDS = 3

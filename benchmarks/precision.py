@@ -8,11 +8,12 @@ from statistics import fmean
 from typing import Literal
 
 from benchmarks import Result, UnavailableError
-from fnst import build, evaluation, images, params, training
+from fnst import build, criterion, evaluation, images, params, training
+from fnst.devices import device
 from fnst.errors import FnstError
 from fnst.losses import PerceptualLoss
 from fnst.photos import Photos
-from fnst.stylize import device, stylize
+from fnst.stylize import stylize
 
 SEEDS = (0, 1, 2)
 DATA = Path("data")
@@ -46,15 +47,15 @@ def _total(precision: Precision, seed: int) -> float:
     recipe = wanted.recipes["laptop"]
     plan = replace(recipe.train, precision=precision, seed=seed)
     try:
-        picture = build.only_file(DATA / "raw" / "styles" / STYLE)
-        vgg = build.only_file(DATA / "raw" / "network")
+        picture = criterion.only_file(DATA / "raw" / "styles" / STYLE)
+        vgg = criterion.only_file(DATA / "raw" / "network")
         photos = Photos(DATA / "photos" / "train").on(device())
         held_out = Photos(DATA / "photos" / "held_out")
     except (FnstError, OSError) as error:
         raise UnavailableError(f"{error} (`dvc repro prepare` makes what this needs)") from error
 
     def judge(dtype_of: Precision) -> PerceptualLoss:
-        return build.loss(
+        return criterion.loss(
             wanted.loss,
             wanted.style(STYLE),
             picture=picture,

@@ -21,9 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import ROOT, Result, textbook, timing
 from fnst import checkpoint, export
 from fnst.checkpoint import Checkpoint
+from fnst.devices import device, keep_digits
 from fnst.engine import Engine
 from fnst.network import TransformerNetwork
-from fnst.stylize import device, keep_digits, stylize
+from fnst.stylize import stylize
 
 SIZES = {"256": (256, 256), "512": (512, 512), "1080p": (1080, 1920), "4K": (2160, 3840)}
 ROUNDS = {"256": 5, "512": 5, "1080p": 3, "4K": 1}

@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from fnst import memory
-from fnst.stylize import device, keep_digits
+from fnst.devices import device, keep_digits
 
 
 def on_gpu() -> bool:

@@ -11,9 +11,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import Result, textbook, timing
 from fnst import build, features, fused, memory, params, training
+from fnst.devices import device
 from fnst.features import BLOCKS, VGG
 from fnst.losses import PerceptualLoss, Weights
-from fnst.stylize import device
 
 SIDE = 256  # pixels, as the main recipe crops
 BATCH = 4

@@ -15,8 +15,9 @@ from torch import Tensor
 from benchmarks import Result, UnavailableError, peak_memory
 from benchmarks.stylize import trained
 from fnst import clips, flow, frames, images, steady, video
+from fnst.devices import device
 from fnst.engine import Engine
-from fnst.stylize import Paint, device, to_floats
+from fnst.stylize import Paint, to_floats
 
 UNIT = Fraction(1, 12800)  # of time, in seconds
 STEP = 512  # 25 frames a second

@@ -22,8 +22,8 @@ from jaxtyping import Float
 from fnst import (
     assets,
     batch,
-    build,
     collection,
+    criterion,
     evaluation,
     files,
     gatys,
@@ -92,8 +92,8 @@ def judge(card: Mapping[str, Any], device: torch.device) -> Judge:
         picture = bring(f"the painting of {name}", style.image, of_painting, raw / "styles")
         vgg = bring(f"the loss network of {name}", loss.network, of_network, raw / "network")
         return Judge(
-            build.loss(loss, style, picture=picture, vgg=vgg, device=device),
-            build.painting(picture, style.size).to(device),
+            criterion.loss(loss, style, picture=picture, vgg=vgg, device=device),
+            criterion.painting(picture, style.size).to(device),
         )
 
 

@@ -237,8 +237,8 @@ def stylize(
         bool,
         typer.Option(
             "--allow-huge",
-            help="Take pictures above 250 megapixels or 10,000 frames, as photo or mask or "
-            "for small strokes.",
+            help="Take photographs and masks above 250 megapixels or 10,000 frames, and strokes so "
+            "small that they need as many.",
         ),
     ] = False,
     steady: Annotated[
@@ -264,7 +264,7 @@ def stylize(
         ),
     ] = None,
 ) -> None:
-    """Repaint photographs; each comes out in the size and format it went in.
+    """Repaint photographs; each comes out in its size, and in its format where fnst writes that.
 
     Of many, what is done is not done twice: an interrupted batch goes on where it stopped.
     """
@@ -272,7 +272,7 @@ def stylize(
     _check_one_way({"--style": style, "--blend": blend})
     _check_project()
     from fnst import batch, clips, controls, images, memory, originals, progress, studio
-    from fnst.stylize import device as find_device
+    from fnst.devices import device as find_device
 
     words = batch.told_apart(photos, clips.is_clip, output)
     still, moving = words.photos, words.clips
@@ -639,7 +639,7 @@ def promote(
     force: Annotated[
         bool,
         typer.Option(
-            "--force", help="Even a version that the gate refused; it is written on it by whom."
+            "--force", help="Even a version that the gate refused; who did so is written on it."
         ),
     ] = False,
 ) -> None:
@@ -655,9 +655,11 @@ def promote(
 @app.command(epilog=_examples("`fnst ui`", "`fnst ui --port 8080`"))
 def ui(
     port: Annotated[
-        int, typer.Option("--port", "-p", min=1, max=65535, help="Where to listen.")
+        int, typer.Option("--port", "-p", min=1, max=65535, help="The port to listen on.")
     ] = 5000,
-    host: Annotated[str, typer.Option("--host", help="Who may connect.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option("--host", help="The address to listen on; 0.0.0.0 lets others connect.")
+    ] = "127.0.0.1",
 ) -> None:
     """Open MLflow's UI on this project's store: runs, curves, sample pictures, versions."""
     _check_project()
@@ -760,8 +762,8 @@ def evaluate(
     _check_one_way({"--model-version": number, "--alias": alias})
     _check_project()
     from fnst import audit, evaluation, report, studio
+    from fnst.devices import device as find_device
     from fnst.progress import watch
-    from fnst.stylize import device as find_device
     from fnst.stylize import stylize as paint
 
     found, earlier = audit.without_results(audit.sources_in(photos))
@@ -834,7 +836,7 @@ def _numbers_table(report: Mapping[str, Any], spans: Mapping[int, str]) -> None:
 
 @app.command(
     epilog=_examples(
-        "`fnst export` writes the champion as great-wave-v3.onnx, or what it is called",
+        "`fnst export` writes the champion, such as great-wave-v3.onnx",
         "`fnst export -m 3 -o wave.onnx` names version and file",
         "`fnst export --pixels float --layout nchw` takes what networks take, 0 to 1",
     )

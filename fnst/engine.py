@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from fnst import memory, passage, strips
+from fnst.devices import has_bf16, keep_digits
 from fnst.graphs import Graphed
 from fnst.network import (
     ByRows,
@@ -26,7 +27,7 @@ from fnst.network import (
 )
 from fnst.passage import Progress
 from fnst.rewrites import Blocks, Folded, Winograd, doubling
-from fnst.stylize import Image, has_bf16, keep_digits, stylize
+from fnst.stylize import Image, stylize
 
 # Picture after picture, memory that is kept comes to lie in pieces, and more of it is taken than a
 # single pass needs: at 1080p a fifth more, the most of nine runs.

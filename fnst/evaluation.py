@@ -95,7 +95,7 @@ def evaluate(
     Args:
         paint: what is judged, such as ``partial(stylize, network)``.
         loss: by what; pictures are looked at on the device of ``painting``.
-        painting: the style picture as the loss sees it, see ``build.painting``.
+        painting: the style picture as the loss sees it, see ``criterion.painting``.
         photos: names and photographs, of any size.
         sizes: short sides, pixels; ``metrics`` makes its headlines of the smallest.
         sides: the short side that each photograph came in, where any was enlarged since.

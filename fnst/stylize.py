@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 
-from fnst.errors import DeviceError
 from fnst.network import STRIDE, Region, TransformerNetwork
 
 # sRGB: in [0, 1], or 0..255, which is a quarter of the memory.
@@ -80,49 +79,3 @@ def to_floats(image: Image) -> Float[Tensor, "b 3 h w"]:
 def from_floats(image: Float[Tensor, "b 3 h w"], dtype: torch.dtype) -> Image:
     """The picture in the dtype of another: the nearest of 256 levels where it is uint8."""
     return image.to(dtype) if dtype.is_floating_point else image.mul(255).round_().to(dtype)
-
-
-def keep_digits() -> None:
-    """Let GPUs of this process compute in float32 where they are told to.
-
-    By default, PyTorch lets them round what they convolve to TF32, which has 11 binary digits, and
-    add up products of bfloat16 in bfloat16 where a sum is split. Whatever fnst trains, judges or
-    paints with sees to it: ``Learner``, ``build.loss``, ``Engine``.
-    """
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
-
-
-def device(name: str = "auto") -> torch.device:
-    """The device of that name; ``auto`` is the best one here.
-
-    Raises:
-        DeviceError: when it is not in this machine, or no such device exists.
-    """
-    if name == "auto":
-        found = torch.accelerator.current_accelerator(check_available=True)
-        return found or torch.device("cpu")
-    try:
-        chosen = torch.device(name)
-    except RuntimeError as error:
-        raise DeviceError(f"expected a device such as cpu, cuda or mps, got {name!r}.") from error
-    if chosen.type != "cpu" and not _present(chosen):
-        raise DeviceError(f"there is no {name} in this machine; use --device cpu.")
-    return chosen
-
-
-def _present(chosen: torch.device) -> bool:
-    found = torch.accelerator.current_accelerator(check_available=True)
-    index = chosen.index or 0
-    return (
-        found is not None and found.type == chosen.type and index < torch.accelerator.device_count()
-    )
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether the device has instructions for bfloat16; without them it is slower than float32."""
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    return device.type == "cpu" and bool(
-        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    )

@@ -22,9 +22,10 @@ import torch
 from jaxtyping import Float
 
 from fnst import checkpoint, files, images, params
+from fnst.devices import device, keep_digits
 from fnst.errors import FnstError, ParamsError
 from fnst.photos import Photos
-from fnst.stylize import device, keep_digits, stylize
+from fnst.stylize import stylize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from fnst import distributed, files
+from fnst.devices import has_bf16, keep_digits
 from fnst.errors import TrainingError
 from fnst.graphs import Graphed
 from fnst.losses import PerceptualLoss, Terms
-from fnst.stylize import has_bf16, keep_digits
 
 Batch = Float[Tensor, "b 3 h w"]  # sRGB in [0, 1]
 

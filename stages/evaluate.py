@@ -8,12 +8,13 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from fnst import build, checkpoint, evaluation, files, gatys, images, params, report
+from fnst import checkpoint, criterion, evaluation, files, gatys, images, params, report
+from fnst.devices import device
 from fnst.evaluation import Score
 from fnst.gatys import Anchor
 from fnst.photos import Photos
 from fnst.progress import watch
-from fnst.stylize import Paint, device, stylize
+from fnst.stylize import Paint, stylize
 from stages import run, style_named
 
 DATA = Path("data")
@@ -27,10 +28,10 @@ def main() -> None:
     wanted = params.load()
     recipe, style, where = wanted.chosen, wanted.style(name), device()
     results = DATA / "results" / name
-    picture = build.only_file(DATA / "raw" / "styles" / name)
-    vgg = build.only_file(DATA / "raw" / "network")
-    loss = build.loss(wanted.loss, style, picture=picture, vgg=vgg, device=where)
-    painting = build.painting(picture, style.size).to(where)
+    picture = criterion.only_file(DATA / "raw" / "styles" / name)
+    vgg = criterion.only_file(DATA / "raw" / "network")
+    loss = criterion.loss(wanted.loss, style, picture=picture, vgg=vgg, device=where)
+    painting = criterion.painting(picture, style.size).to(where)
     paint = partial(stylize, checkpoint.load(DATA / "models" / name).network.to(where))
     photos = Photos(DATA / "photos" / "held_out").on(where)
     described = files.read_json(DATA / "photos" / "report.json")

@@ -6,10 +6,10 @@ same curve.
 
 from pathlib import Path
 
-from fnst import build, files, gatys, params
+from fnst import criterion, files, gatys, params
+from fnst.devices import device
 from fnst.photos import Photos
 from fnst.progress import watch
-from fnst.stylize import device
 from stages import run, style_named
 
 DATA = Path("data")
@@ -20,11 +20,11 @@ def main() -> None:
     name = style_named()
     wanted = params.load()
     plan, where = wanted.chosen.gatys, device()
-    loss = build.loss(
+    loss = criterion.loss(
         wanted.loss,
         wanted.style(name),
-        picture=build.only_file(DATA / "raw" / "styles" / name),
-        vgg=build.only_file(DATA / "raw" / "network"),
+        picture=criterion.only_file(DATA / "raw" / "styles" / name),
+        vgg=criterion.only_file(DATA / "raw" / "network"),
         device=where,
     )
     photos = Photos(DATA / "photos" / "held_out").on(where)

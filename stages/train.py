@@ -24,6 +24,7 @@ from jaxtyping import Float
 from fnst import (
     build,
     checkpoint,
+    criterion,
     distributed,
     files,
     images,
@@ -32,12 +33,13 @@ from fnst import (
     tracking,
     training,
 )
+from fnst.devices import device
 from fnst.errors import TrainingError
 from fnst.journal import Journal
 from fnst.network import TransformerNetwork
 from fnst.photos import Photos
 from fnst.progress import Update, watch
-from fnst.stylize import device, stylize
+from fnst.stylize import stylize
 from fnst.training import DivergedError, Learner, Losses
 from stages import run, style_named
 
@@ -207,8 +209,8 @@ def inputs(wanted: params.Params, name: str) -> Inputs:
         ImageError: when something is missing.
     """
     return Inputs(
-        picture=build.only_file(DATA / "raw" / "styles" / name),
-        vgg=build.only_file(DATA / "raw" / "network"),
+        picture=criterion.only_file(DATA / "raw" / "styles" / name),
+        vgg=criterion.only_file(DATA / "raw" / "network"),
         begin=DATA / "raw" / "init" if wanted.chosen.train.init != "scratch" else None,
     )
 
@@ -218,7 +220,7 @@ def assemble(wanted: params.Params, name: str, given: Inputs) -> Parts:
     plan, where = wanted.chosen.train, device()
     dtype = training.choose_dtype(plan.precision, where)
     network = build.network(wanted.chosen.network, seed=plan.seed, start=given.begin).to(where)
-    loss = build.loss(
+    loss = criterion.loss(
         wanted.loss,
         wanted.style(name),
         picture=given.picture,

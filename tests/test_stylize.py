@@ -10,9 +10,8 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from fnst.engine import Engine
-from fnst.errors import DeviceError
 from fnst.network import InstanceNorm, Region, TransformerNetwork
-from fnst.stylize import beyond, device, region, stylize
+from fnst.stylize import beyond, region, stylize
 
 
 @pytest.fixture
@@ -111,33 +110,6 @@ def test_the_picture_is_left_as_it_was_and_no_graph_is_kept(network):
     assert torch.equal(image, before)
 
 
-def test_the_best_device_is_one_that_is_here():
-    torch.zeros(1, device=device())
-    torch.zeros(1, device=device("auto"))
-
-
-def test_the_processor_is_always_here():
-    assert device("cpu") == torch.device("cpu")
-
-
-@pytest.mark.parametrize("name", ["cuda:99", "meta"])
-def test_a_device_that_is_not_here_is_refused(name):
-    with pytest.raises(DeviceError, match=f"there is no {name} in this machine; use --device cpu"):
-        device(name)
-
-
-@pytest.mark.parametrize("name", ["gpu", "", "cuda:x", "cpu:-2"])
-def test_what_is_no_device_is_refused(name):
-    with pytest.raises(DeviceError, match="expected a device such as cpu, cuda or mps, got"):
-        device(name)
-
-
 def test_on_a_gpu_what_paints_rounds_no_float32(network, rounding):
     Engine(network)
     assert not rounding()
-
-
-@pytest.mark.parametrize("name", ["auto", "cpu"])
-def test_to_find_a_device_changes_nothing_of_how_others_round(rounding, name):
-    device(name)
-    assert rounding()
