@@ -4,7 +4,6 @@ Only what a command needs is imported, inside it: `fnst stylize` with a version 
 starts without mlflow.
 """
 
-import json
 import os
 import shlex
 import sys
@@ -533,7 +532,7 @@ def models(
 ) -> None:
     """List the registered styles and their versions, with what they scored on held-out photos."""
     _check_project()
-    from fnst import registry
+    from fnst import files, registry
 
     found = registry.versions(style)
     if as_json:
@@ -550,7 +549,7 @@ def models(
             }
             for v in found
         ]
-        print(json.dumps(rows, indent=2))
+        print(files.as_json(rows))
     elif not found:
         print("No model is registered yet; `make run` (or `dvc repro`) makes one.")
     else:
@@ -558,6 +557,8 @@ def models(
 
 
 def _table(found: Sequence[Any]) -> None:
+    from fnst import registry
+
     table = _plain_table(
         ("style", "version", "alias", "gate", "registered"), ("content", "style loss", "total")
     )
@@ -567,7 +568,8 @@ def _table(found: Sequence[Any]) -> None:
         share = f" ({v.metrics['relative_total']:.0%})" if "relative_total" in v.metrics else ""
         moment = v.created.astimezone().strftime("%Y-%m-%d %H:%M")
         aliases = ", ".join(v.aliases)
-        gate = "forced" if v.forced else v.verdict.word if v.verdict else ""
+        forced = v.forced and v.refused and registry.CHAMPION in v.aliases
+        gate = "forced" if forced else v.verdict.word if v.verdict else ""
         table.add_row(v.style, str(v.number), aliases, gate, moment, *numbers, total + share)
     _print_wide(table)
     print("\nLosses on held-out photographs; in brackets, the share of the untouched ones' loss.")
@@ -761,7 +763,7 @@ def evaluate(
     """
     _check_one_way({"--model-version": number, "--alias": alias})
     _check_project()
-    from fnst import audit, evaluation, report, studio
+    from fnst import audit, evaluation, files, report, studio
     from fnst.devices import device as find_device
     from fnst.progress import watch
     from fnst.stylize import stylize as paint
@@ -805,7 +807,7 @@ def evaluate(
         raise typer.Exit(130) from None
     finally:
         if as_json:
-            print(json.dumps(told, indent=2))
+            print(files.as_json(told))
     if missing:
         _say(ImageError(f"{len(missing)} of {len(found)} photographs were left out."))
         raise typer.Exit(1)

@@ -93,7 +93,7 @@ def _spectrum(lines: Float[Tensor, "h w"]) -> Float[Tensor, " k"]:
     On top comes what rounding to 8 bits adds to every frequency, so that nothing sticks out of a
     picture that is all one colour.
     """
-    even = lines[:, : lines.shape[1] // 4 * 4].double().cpu()
+    even = lines[:, : lines.shape[1] // 4 * 4].cpu().double()
     # Without a window, the jump from one end to the other would cover the neighbourhood.
     window = torch.hann_window(even.shape[1], dtype=even.dtype)
     waves: Tensor = torch.fft.rfft((even - even.mean(1, keepdim=True)) * window)
@@ -182,7 +182,7 @@ class Texture:
     @staticmethod
     def of(maps: Maps) -> "Texture":
         """The distribution of these features, in double precision on the CPU."""
-        rows = maps[0].flatten(1).double().cpu()
+        rows = maps[0].flatten(1).cpu().double()
         return Texture(rows.mean(1), torch.cov(rows, correction=0))
 
     @property

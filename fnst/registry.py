@@ -359,13 +359,17 @@ def judge(candidate: Version, limits: Mapping[str, float | None]) -> Verdict:
         champion = _champion(client, candidate.style)
         written = candidate.verdict
         if champion and champion.number == candidate.number:
-            verdict = gate.judge_champion(candidate.metrics, limits, written)
+            anew = LIMITS not in candidate.tags
+            verdict = gate.judge_champion(candidate.metrics, limits, written, is_measured_anew=anew)
         else:
             verdict = gate.judge(
                 _measured(client, candidate),
                 _measured(client, champion) if champion else None,
                 limits,
-                is_first=len(client.search_model_versions(f"name = '{name}'")) == 1,
+                is_first=not any(
+                    GATE in other.tags and int(other.version) != candidate.number
+                    for other in client.search_model_versions(f"name = '{name}'")
+                ),
             )
         if verdict.passed and not (written and written.passed):
             client.set_registered_model_alias(name, CHAMPION, number)
@@ -390,17 +394,32 @@ def _measured(client: "MlflowClient", version: Version) -> Measured:
 
 
 def _totals(client: "MlflowClient", run_id: str) -> list[float]:
-    """The total of each held-out photograph, from the run's table; none where that is lost."""
+    """The total of each held-out photograph, from the run's table; none where that is lost.
+
+    A store that does not answer is another matter: a verdict is written for good.
+    """
+    if not _has_file(client, run_id, PHOTOGRAPHS):
+        return []
+    with tempfile.TemporaryDirectory() as scratch:
+        table = Path(client.download_artifacts(run_id, PHOTOGRAPHS, scratch))
+        rows = files.read_rows(table)
+    try:
+        # those of the first size, which the total is of
+        return [float(r["total"]) for r in rows if r.get("size") == rows[0].get("size")]
+    except (KeyError, ValueError):
+        return []
+
+
+def _has_file(client: "MlflowClient", run_id: str, path: str) -> bool:
     from mlflow.exceptions import MlflowException
 
     try:
-        with tempfile.TemporaryDirectory() as scratch:
-            table = Path(client.download_artifacts(run_id, PHOTOGRAPHS, scratch))
-            rows = files.read_rows(table)
-        # those of the first size, which the total is of
-        return [float(r["total"]) for r in rows if r.get("size") == rows[0].get("size")]
-    except (MlflowException, OSError, KeyError, ValueError):
-        return []
+        found = client.list_artifacts(run_id, path.rpartition("/")[0])
+    except MlflowException as error:
+        if error.error_code in MISSING:  # the run itself
+            return False
+        raise
+    return path in {each.path for each in found}
 
 
 def _champion(client: "MlflowClient", style: str) -> Version | None:

@@ -74,8 +74,9 @@ def sweep(style: str, strengths: Sequence[float], photo: Path | None = None) -> 
     page = params.project_root() / "data" / "results" / style / "tradeoff.jpg"
     pictures = {"photo", "painted"}
     rows = [{k: v for k, v in vars(p).items() if k not in pictures} for p in points]
+    picture = draw(style, points)
     files.write_json(page.with_suffix(".json"), rows)
-    files.write(page, draw(style, points))
+    files.write(page, picture)
     _dvc("repro", _target(style))  # its own strength again, registered with the picture
     return page
 

@@ -5,14 +5,12 @@ store is filled again from data/.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from fnst import checkpoint, files, gate, images, journal, params, registry, report, store, tracking
-from fnst.errors import TrainingError
 from fnst.registry import Version
 from stages import run, style_named
 
@@ -23,10 +21,6 @@ RESULTS = (
 )
 TRADE_OFF = "tradeoff.jpg"  # beside them once there was a sweep
 
-# A network whose pictures are empty to this share has learnt nothing; chosen by us: calm skies
-# and walls leave a tenth.
-BLANK = 0.95
-
 
 def main() -> None:
     """Register the style named on the command line, unless its weights are a version already."""
@@ -34,7 +28,6 @@ def main() -> None:
     models, results = DATA / "models" / name, DATA / "results" / name
     card = checkpoint.read_card(models)
     metrics = files.read_json(results / "metrics.json")
-    _check(name, metrics)
     _page(results, metrics, card["training"]["params"]["style"].get("strength", 1.0))
     version = registry.find(name, card["weights_sha256"])
     if version and registry.holds(version, metrics, _judge(results)[registry.JUDGED_BY]):
@@ -53,26 +46,6 @@ def main() -> None:
     print(f"register {name}: version {version.number} {verdict}")
     if verdict.word == gate.NOT_COMPARED and registry.CHAMPION not in version.aliases:
         print(f"register {name}: `fnst promote {version.number} --style {name}` makes it champion")
-
-
-def _check(name: str, metrics: Mapping[str, float]) -> None:
-    """Refuse what draws nothing, whatever its losses are, and what no loss can be told of.
-
-    Raises:
-        TrainingError: when it is either.
-    """
-    if not math.isfinite(metrics["total"]):
-        raise TrainingError(
-            f"{name} is not registered: expected a held-out total that is a number, got "
-            f"{metrics['total']} (data/results/{name}/photographs.csv has each photograph's); "
-            "train it anew."
-        )
-    if metrics["flat"] > BLANK:
-        raise TrainingError(
-            f"{name} is not registered: in {metrics['flat']:.0%} of what it paints nothing "
-            f"happens (data/results/{name}/sheet.jpg shows it); try a smaller learning_rate, or a "
-            "smaller strength of the style."
-        )
 
 
 def _page(results: Path, metrics: Mapping[str, float], strength: float) -> None:
@@ -186,9 +159,12 @@ def _show(samples: Path, tracked: tracking.Run) -> None:
 def _anchored(metrics: dict[str, float]) -> str:
     """What optimising the pixels takes to be as good; it has photographs and a size of its own."""
     count, longest = metrics["gatys_iterations"], metrics["gatys_longest"]
-    number = round(min(count, longest))
-    more, plural = "more than " if count >= longest else "", "" if number == 1 else "s"
-    return f"as good as {more}{number} iteration{plural} of optimising the pixels themselves"
+    if not count:
+        return "no better than the untouched photographs, by the curve of optimised pixels"
+    number = max(1, round(count))
+    least = "at least " if count >= longest else "less than " if count < 1 else ""
+    plural = "" if number == 1 else "s"
+    return f"as good as {least}{number} iteration{plural} of optimising the pixels themselves"
 
 
 def _card(name: str, card: dict[str, Any], metrics: dict[str, float], tags: dict[str, str]) -> str:

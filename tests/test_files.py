@@ -1,6 +1,8 @@
 """Files appear whole or not at all."""
 
 import hashlib
+import json
+import math
 import os
 import stat
 
@@ -143,3 +145,11 @@ def test_a_copy_that_fails_leaves_nothing(tmp_path):
         with pytest.raises(FullError):
             files.copy(tmp_path / "a", tmp_path / "other")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "copy"]
+
+
+def test_json_for_other_programs_knows_no_nan():
+    told = {"a": [1.5, math.nan, (math.inf,)], "b": {"c": -math.inf, "d": "nan"}}
+    assert json.loads(files.as_json(told)) == {
+        "a": [1.5, None, [None]],
+        "b": {"c": None, "d": "nan"},
+    }

@@ -57,6 +57,14 @@ def test_the_same_photographs_tell_what_intervals_cannot():
     assert judge(measured(2, 3.62, totals=mixed), champion, {}).passed
 
 
+def test_what_lies_above_the_champions_interval_is_worse_however_photographs_differ():
+    champion = measured(1, 1.2, totals=[1.1, 1.3], total_low=1.1, total_high=1.3)
+    verdict = judge(measured(2, 1.7, totals=[1.09, 2.31]), champion, {})
+    assert verdict.word == "refused"
+    assert verdict.reason.endswith("between -0.01 and +1.01), above 1.3, the end of its 95%")
+    assert judge(measured(2, 1.25, totals=[1.09, 1.41]), champion, {}).passed
+
+
 def test_tables_of_different_length_are_no_pairs():
     champion = measured(1, totals=[1.0, 1.0], total_low=0.5, total_high=1.5)
     assert judge(measured(2, 1.4, totals=[1.4]), champion, {}).passed
@@ -88,6 +96,28 @@ def test_without_a_champion_a_later_version_is_not_taken_for_the_first():
     assert str(verdict) == "passed: there is no champion to be compared with"
     verdict = judge(measured(4, grid=2.0), None, limits, is_first=False)
     assert str(verdict) == "refused: grid 2 is above its limit 1.5"
+
+
+def test_what_paints_nothing_is_refused_whatever_the_limits():
+    verdict = judge(measured(2, flat=0.96), measured(1), {"flat": None})
+    assert str(verdict).startswith("refused: flat 0.96 is above its limit 0.95")
+    assert judge(measured(2, flat=0.96), measured(1), {"flat": 1.0}).passed
+    assert judge(measured(2, flat=0.95), measured(1), {}).passed
+    first = judge(measured(1, NAN), None, {})
+    assert str(first) == "passed: the first version of its style, although total nan is no number"
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ("passed: better than version 1: held-out total 1 against 2", "it is the champion already"),
+        ("passed: the first version of its style", "the first version of its style"),
+        ("passed: the first version of its style, although grid 9 is above its limit 2", None),
+    ],
+)
+def test_a_champion_measured_anew_says_nothing_of_its_old_numbers(written, expected):
+    verdict = judge_champion({"total": 0.8}, {"grid": 2.0}, read(written), is_measured_anew=True)
+    assert str(verdict) == f"passed: {expected or 'the first version of its style'}"
 
 
 def test_a_champion_whose_total_is_no_number_gives_way():
