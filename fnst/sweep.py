@@ -15,10 +15,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import torch
+import yaml
 from jaxtyping import Float
 
 from fnst import checkpoint, files, images, params
@@ -67,10 +68,15 @@ def sweep(style: str, strengths: Sequence[float], photo: Path | None = None) -> 
     Raises:
         ParamsError: when there is no such style, or it does not weigh content.
         ImageError: when the photograph cannot be read.
-        FnstError: when DVC fails.
+        FnstError: when there is no git repository, or DVC fails.
     """
     given = _fitted(rgb := images.load(photo).rgb, min(rgb.shape[2:])) if photo else None
-    points = [*train(style, strengths, given)]
+    with _ended_by_sigterm():
+        return _swept(style, strengths, given)
+
+
+def _swept(style: str, strengths: Sequence[float], photo: Image | None) -> Path:
+    points = [*train(style, strengths, photo)]
     page = params.project_root() / "data" / "results" / style / "tradeoff.jpg"
     pictures = {"photo", "painted"}
     rows = [{k: v for k, v in vars(p).items() if k not in pictures} for p in points]
@@ -92,6 +98,7 @@ def train(style: str, strengths: Sequence[float], photo: Image | None = None) ->
             f"styles: {style}: expected a content_weight above 0, without which there is nothing "
             "to trade style against; got 0."
         )
+    _check_git(params.project_root())
     # Its own strength first, so that it leads a registry in which there was no version yet.
     _dvc("repro", target)
     points = [_point(style, row.strength, photo)]
@@ -116,19 +123,62 @@ def _target(style: str) -> str:
 
 @contextmanager
 def _kept(path: Path) -> Iterator[None]:
-    """A file is as it was when the block ends, however that comes but by `kill -9`."""
-    before, handler = path.read_bytes(), signal.getsignal(signal.SIGTERM)
+    """A file is as it was when the block ends, however that comes but by `kill -9`.
+
+    What somebody else wrote into it meanwhile is put beside it.
+    """
+    before = path.read_bytes()
+    try:
+        yield
+    finally:
+        now = path.read_bytes()
+        if _but_strengths(now) != _but_strengths(before):
+            edited = path.with_name(f"{path.stem}-edited{path.suffix}")
+            files.write(edited, now)
+            print(f"sweep: {path.name} was edited meanwhile; it is as before, yours is {edited}")
+        files.write(path, before)
+
+
+def _but_strengths(text: bytes) -> Any:
+    """What params say of everything but strengths, which a sweep changes."""
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    rows = values.get("styles") if isinstance(values, dict) else None
+    for row in rows.values() if isinstance(rows, dict) else ():
+        if isinstance(row, dict):
+            row.pop("strength", None)
+    return values
+
+
+@contextmanager
+def _ended_by_sigterm() -> Iterator[None]:
+    """What is asked to end within the block does so in order, and takes DVC with it."""
+    handler = signal.getsignal(signal.SIGTERM)
     if handler is signal.SIG_DFL:  # which would end this process without a word
         signal.signal(signal.SIGTERM, _end)
     try:
         yield
     finally:
-        files.write(path, before)
         signal.signal(signal.SIGTERM, handler)
 
 
 def _end(number: int, frame: object) -> None:
     raise SystemExit(128 + number)
+
+
+def _check_git(root: Path) -> None:
+    asked = ["git", "rev-parse", "--verify", "--quiet", "HEAD"]
+    try:
+        found = subprocess.run(asked, cwd=root, capture_output=True, check=False).returncode == 0
+    except FileNotFoundError:
+        found = False
+    if not found:
+        raise FnstError(
+            f"{root}: expected a git repository with a commit, in which `dvc exp run` keeps what "
+            'it tries; `git init && git add . && git commit -m "fnst"` makes one.'
+        )
 
 
 def _dvc(*words: str) -> None:

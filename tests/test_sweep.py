@@ -29,6 +29,8 @@ def project(tmp_path, monkeypatch):
     """A project that DVC knows nothing of."""
     shutil.copy(ROOT / "params.yaml", tmp_path)
     monkeypatch.setenv("FNST_ROOT", str(tmp_path))
+    for words in ("init -q", "add .", "-c user.name=a -c user.email=b commit -qm start"):
+        subprocess.run(["git", *words.split()], cwd=tmp_path, check=True)
     return tmp_path
 
 
@@ -80,6 +82,16 @@ def test_a_photograph_that_cannot_be_read_is_said_before_any_training(project, t
         sweep.sweep("indigo-wave", [1.0], tmp_path / "cat.jpg")
 
 
+def test_without_a_commit_nothing_is_trained(project, monkeypatch):
+    shutil.rmtree(project / ".git")
+    monkeypatch.setattr(sweep, "_dvc", lambda *words: pytest.fail(f"ran {words}"))
+    with pytest.raises(FnstError, match="expected a git repository with a commit"):
+        sweep.sweep("indigo-wave", [1.0])
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(FnstError, match="expected a git repository with a commit"):
+        sweep.sweep("indigo-wave", [1.0])
+
+
 def test_when_dvc_fails_it_is_said_what_was_run(project, capfd):
     with pytest.raises(FnstError, match=r"`dvc repro register@indigo-wave` ended with exit code"):
         sweep.sweep("indigo-wave", [1.0])
@@ -118,7 +130,7 @@ def test_what_dvc_runs_is_stopped_as_by_ctrl_c_when_a_sweep_is_to_end(project):
     (project / "params.yaml").write_text("strength: 1\n")
     program = (
         "from fnst import sweep; from pathlib import Path\n"
-        "with sweep._kept(Path('params.yaml')):\n"
+        "with sweep._ended_by_sigterm(), sweep._kept(Path('params.yaml')):\n"
         "    Path('params.yaml').write_text('strength: 4')\n"
         "    sweep._dvc('exp', 'run')\n"
     )
@@ -141,3 +153,20 @@ def test_params_are_as_they_were_after_an_interrupt(tmp_path):
         path.write_text("strength: 4\n")
         raise KeyboardInterrupt
     assert path.read_text() == "strength: 1  # mine\n"
+
+
+STYLES = "styles:\n  wave: {image: a.png, strength: %s}\n  day: {image: %s}\n"
+
+
+def test_what_was_edited_during_a_sweep_is_kept_beside_it(tmp_path, capsys):
+    path, edited = tmp_path / "params.yaml", tmp_path / "params-edited.yaml"
+    path.write_text(STYLES % (1, "b.png"))
+    with sweep._kept(path):
+        path.write_text(STYLES % (4, "b.png"))
+    assert not edited.exists()
+    for text in (STYLES % (4, "c.png"), "a: [", "nothing"):
+        with sweep._kept(path):
+            path.write_text(text)
+        assert edited.read_text() == text
+        assert f"yours is {edited}" in capsys.readouterr().out
+        assert path.read_text() == STYLES % (1, "b.png")
