@@ -73,6 +73,9 @@ def curve(
     photos: Sequence[AnySize],
     iterations: int,
     told: Callable[[int, float], None] = lambda done, total: None,
+    *,
+    begun: Sequence[Sequence[float]] = (),
+    keep: Callable[[Sequence[Sequence[float]]], None] = lambda curves: None,
 ) -> list[float]:
     """The mean total of photographs after each iteration on their pixels, untouched first.
 
@@ -81,14 +84,18 @@ def curve(
         photos: one after the other, at the size that they have.
         iterations: of L-BFGS for each.
         told: after each, how many are done in all, ``iterations + 1`` a photograph, and the total.
+        begun: the curves of the first photographs, where they are known.
+        keep: called with all curves after each photograph.
     """
-    totals: list[list[float]] = []
-    for number, photo in enumerate(photos):
-        totals.append([])
-        for done, (_, total) in enumerate(repaint(loss, photo, iterations), start=1):
-            totals[-1].append(total)
-            told(number * (iterations + 1) + done, total)
-    return [fmean(each) for each in zip(*totals, strict=True)]
+    curves = [*begun]
+    for photo in photos[len(begun) :]:
+        curve: list[float] = []
+        for _, total in repaint(loss, photo, iterations):
+            curve.append(total)
+            told(len(curves) * (iterations + 1) + len(curve), total)
+        curves.append(curve)
+        keep(curves)
+    return [fmean(each) for each in zip(*curves, strict=True)]
 
 
 def as_rows(curve: Sequence[float]) -> list[dict[str, int | float]]:

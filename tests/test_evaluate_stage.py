@@ -14,7 +14,7 @@ from fnst import checkpoint, files, images, packing
 from fnst.collection import Entry
 from fnst.images import Picture
 from fnst.network import TransformerNetwork
-from stages import evaluate
+from stages import evaluate, gatys
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("small.png", "middle.png", "large.png")
@@ -120,3 +120,50 @@ def test_an_enlarged_photograph_above_all_sizes_is_judged_as_ever(project):
     now = judged(project)
     without_sides(project)
     assert judged(project) == now
+
+
+# --- the curve that it is compared with -----------------------------------------------------------
+
+
+@pytest.fixture
+def optimised(project, monkeypatch):
+    """Two photographs to optimise, and how many were."""
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["recipes"]["laptop"]["gatys"] |= {"photographs": 2, "iterations": 3}
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    repaint, asked = gatys.gatys.repaint, []
+
+    def counted(*given):
+        asked.append(given)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return repaint(*given)
+
+    monkeypatch.setattr(gatys.gatys, "repaint", counted)
+    return asked
+
+
+def curve(project):
+    return (project / "data/results/wave/gatys.csv").read_bytes()
+
+
+def test_an_interrupted_curve_goes_on_at_its_photograph(project, optimised, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        gatys.main()
+    gatys.main()
+    assert len(optimised) == 3
+    resumed = curve(project)
+    assert not list(project.glob("data/results/wave/*.partial*"))
+    gatys.main()
+    assert len(optimised) == 5
+    assert curve(project) == resumed
+
+
+def test_what_was_kept_of_another_loss_is_not_gone_on_with(project, optimised):
+    with pytest.raises(KeyboardInterrupt):
+        gatys.main()
+    values = yaml.safe_load((project / "params.yaml").read_text())
+    values["styles"]["wave"]["strength"] = 2
+    (project / "params.yaml").write_text(yaml.safe_dump(values))
+    gatys.main()
+    assert len(optimised) == 4

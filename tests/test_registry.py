@@ -184,6 +184,25 @@ def test_a_judgement_that_was_interrupted_is_completed(project, tmp_path):
     assert registry.judge(made, LIMITS).reason == "it is the champion already"
 
 
+def test_the_first_that_was_judged_passes_whatever_was_registered_before(project, tmp_path):
+    register(train(tmp_path / "never judged"))
+    verdict = judged(tmp_path, seed=1, grid_ratio=9.0)
+    assert str(verdict).startswith("passed: the first version of its style, although grid_ratio 9")
+    assert champion() == 2
+
+
+def test_a_store_that_fails_decides_nothing(project, tmp_path):
+    judged(tmp_path, table=table(1.0, 2.0))
+    (file,) = project.glob("mlartifacts/**/photographs.csv")
+    file.unlink()
+    file.mkdir()  # it is there, and cannot be read
+    with pytest.raises(RegistryError, match="Is a directory"):
+        judged(tmp_path, seed=1, table=table(1.0, 2.0))
+    assert registry.get("wave", 2).verdict is None
+    file.rmdir()
+    assert registry.judge(registry.get("wave", 2), LIMITS).passed
+
+
 def test_where_the_champion_was_deleted_limits_hold_for_the_next(project, tmp_path):
     judged(tmp_path)
     judged(tmp_path, seed=1)
