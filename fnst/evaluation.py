@@ -216,14 +216,15 @@ def metrics(scores: Sequence[Score]) -> dict[str, float]:
     """The flat numbers of metrics.json: those of the smallest size, in short those of the others.
 
     ``total_low`` and ``total_high`` bound the mean total; ``total_512`` is that of another size,
-    and ``photographs_512`` how many reached it.
+    with ``total_low_512`` and ``total_high_512``, and ``photographs_512`` how many reached it.
     """
     smallest, *others = by_size = means(scores)
     found = {name: by_size[smallest][name].mean for name in HEADLINES}
-    found |= {"total_low": by_size[smallest]["total"].low}
-    found |= {"total_high": by_size[smallest]["total"].high}
     for size in others:
         found |= {f"{name}_{size}": by_size[size][name].mean for name in IN_SHORT}
+    for size in by_size:
+        total, where = by_size[size]["total"], "" if size == smallest else f"_{size}"
+        found |= {f"total_low{where}": total.low, f"total_high{where}": total.high}
     reached = counts(scores)
     return {name: round(value, 6) for name, value in found.items()} | {
         "size": smallest,

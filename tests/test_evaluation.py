@@ -209,6 +209,7 @@ def test_metrics_are_flat_and_of_the_smallest_size_first(judge):
     assert found["total"] == pytest.approx(1)
     assert (found["total_low"], found["total_high"]) == (found["total"], found["total"])
     assert found["total_64"] == pytest.approx(1)
+    assert found["total_low_64"] == found["total_64"] == found["total_high_64"]
     assert "total_48" not in found
     kept = ("content", "style", "total", "relative_style", "relative_total", "photographs")
     added = ("grid_ratio", "border_ratio", "clipped", "flat", "ssim", "perceptual", "sifid")
