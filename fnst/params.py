@@ -193,6 +193,11 @@ class Params:
                 f"params.yaml: there is no recipe {self.recipe!r}"
                 + nearest(self.recipe, self.recipes)
             )
+        if not self.styles:
+            raise ParamsError(
+                "params.yaml: styles: expected at least one row, such as "
+                "`great-wave: {image: great-wave}`; got none."
+            )
         for name in self.styles:
             if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
                 raise ParamsError(

@@ -8,8 +8,13 @@ from fnst import memory
 from fnst.errors import FnstError, ParamsError
 
 
-def run(stage: Callable[[], None]) -> None:
-    """Run a stage; what goes wrong on purpose ends in one sentence and exit code 1."""
+def run(stage: Callable[[], None], again: str = "`dvc repro` goes on from here") -> None:
+    """Run a stage; what goes wrong on purpose ends in one sentence and exit code 1.
+
+    Args:
+        stage: what runs.
+        again: what an interrupt leaves, for people.
+    """
     try:
         stage()
     except FnstError as error:
@@ -30,7 +35,7 @@ def run(stage: Callable[[], None]) -> None:
         )
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":  # one of several says it
-            print("interrupted; `dvc repro` goes on from here", file=sys.stderr)
+            print(f"interrupted; {again}", file=sys.stderr)
         sys.exit(130)
 
 

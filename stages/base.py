@@ -1,70 +1,116 @@
 """Base: the network that comes with fnst, from which a new style is a few steps away.
 
 No stage of the pipeline: it is run once for a change of the network or the loss, and its result is
-committed.
+committed. docs/recipe.md says of what the present one was made.
 
-    python -m stages.base --start data/models/indigo-wave --photos data/photos/train \
-        --rounds 240 PAINTING...
+    python -m stages.base together --visits 4800 PAINTING...
+    python -m stages.base reptile --visits 240 --start fnst/base PAINTING...
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
-from fnst import build, checkpoint, files, params, pretraining, training
+from fnst import build, checkpoint, criterion, files, memory, params, pretraining, sources, training
+from fnst.devices import device
 from fnst.errors import ImageError
 from fnst.losses import PerceptualLoss
+from fnst.network import TransformerNetwork
 from fnst.photos import Photos
-from fnst.progress import watch
-from fnst.stylize import device
+from fnst.progress import transfers, watch
+from fnst.training import Batch, Losses
 from stages import run
 
-# Chosen by us; no others were tried.
-STEPS = 40
-RATE, WARMUP = 0.001, 10
-SHARES = 0.7, 0.1
+PAINTINGS = Path("data/raw/paintings")
+
+Visits = Iterator[tuple[int, int, Losses | None]]
+
+# Chosen by us; docs/recipe.md has what else was tried.
+RATE = 0.001
+TOGETHER_STEPS, TOGETHER_WARMUP = 4, 50  # steps of a visit; of the whole until the rate is reached
+REPTILE_STEPS, REPTILE_WARMUP = 40, 10  # steps of a visit, and of each until the rate is reached
+SHARES = 0.7, 0.1  # of the way that Reptile goes, at first and at last
 CROP, CROP_SCALE = 128, 0.4
-SEED = 0  # of photo order and crops, and of the order of paintings
+SEED = 0  # of weights, photo order and crops, and of the order of paintings
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Visit the paintings in turn, and write the network as fnst's own."""
+    """Learn the paintings, and write the network as fnst's own."""
+    memory.hold()
     asked = _parser().parse_args(arguments)
     wanted, where = params.load(), device()
     dtype = training.choose_dtype("auto", where)
+    with transfers() as progress:
+        pictures = [
+            path
+            for source in asked.paintings
+            for path in sources.bring(source, PAINTINGS, progress=progress)
+        ]
+    begun = {"start_sha256": files.sha256(asked.start / checkpoint.WEIGHTS)} if asked.start else {}
     made = {
-        "how": f"stages.base: {asked.rounds} visits of {STEPS} steps",
+        "how": f"stages.base {asked.method}: {asked.visits} visits",
         "seed": SEED,
         "loss": wanted.loss.network,
         "photographs": len(Photos(asked.photos)),
         "photographs_sha256": _report(asked.photos),
-        "start_sha256": files.sha256(asked.start / checkpoint.WEIGHTS),
-        "paintings_sha256": {path.stem: files.sha256(path) for path in asked.paintings},
+        **begun,
+        "paintings_sha256": {path.name: files.sha256(path) for path in pictures},
     }
     network = build.network(wanted.chosen.network, seed=SEED, start=asked.start).to(where)
-    paintings = [_loss(wanted, path, where, dtype) for path in asked.paintings]
+    paintings = [_loss(wanted, path, where, dtype) for path in pictures]
     photos = Photos(asked.photos).on(where)
-    visits = pretraining.reptile(
+    batches = photos.batches(batch_size=1, crop=CROP, crop_scale=CROP_SCALE, seed=SEED)
+    learn = {"together": _together, "reptile": _reptile}[asked.method]
+    with watch("base", asked.visits) as update:
+        for visit, painting, losses in learn(network, paintings, batches, asked.visits, dtype):
+            said = f"content {losses.content:.3f}, style {losses.style:.3f}" if losses else ""
+            update(visit, f"{pictures[painting].stem}: {said}")
+    # half the space; a weight is rounded by at most a two-thousandth
+    checkpoint.save(checkpoint.BASE, network, style="base", training=made, dtype=torch.float16)
+    print(f"base: {checkpoint.BASE}/ is from {len(pictures)} paintings; commit it")
+
+
+def _together(
+    network: TransformerNetwork,
+    paintings: Sequence[PerceptualLoss],
+    photos: Iterator[Batch],
+    visits: int,
+    dtype: torch.dtype,
+) -> Visits:
+    schedule = training.warmup_cosine(RATE, warmup=TOGETHER_WARMUP, steps=visits * TOGETHER_STEPS)
+    return pretraining.learn_together(
         network,
         paintings,
-        photos.batches(batch_size=1, crop=CROP, crop_scale=CROP_SCALE, seed=SEED),
-        rounds=asked.rounds,
-        steps=STEPS,
-        schedule=lambda step: RATE * min(1, step / WARMUP),
+        photos,
+        visits=visits,
+        steps=TOGETHER_STEPS,
+        schedule=schedule,
+        dtype=dtype,
+        seed=SEED,
+    )
+
+
+def _reptile(
+    network: TransformerNetwork,
+    paintings: Sequence[PerceptualLoss],
+    photos: Iterator[Batch],
+    visits: int,
+    dtype: torch.dtype,
+) -> Visits:
+    return pretraining.reptile(
+        network,
+        paintings,
+        photos,
+        visits=visits,
+        steps=REPTILE_STEPS,
+        schedule=lambda step: RATE * min(1, step / REPTILE_WARMUP),
         first_share=SHARES[0],
         last_share=SHARES[1],
         dtype=dtype,
         seed=SEED,
     )
-    with watch("base", asked.rounds) as update:
-        for number, painting, losses in visits:
-            said = f"content {losses.content:.3f}, style {losses.style:.3f}" if losses else ""
-            update(number, f"{asked.paintings[painting].stem}: {said}")
-    # half the space; a weight is rounded by at most a two-thousandth
-    checkpoint.save(checkpoint.BASE, network, style="base", training=made, dtype=torch.float16)
-    print(f"base: {checkpoint.BASE}/ is from {len(paintings)} paintings; commit it")
 
 
 def _report(packed: Path) -> str:
@@ -80,19 +126,39 @@ def _report(packed: Path) -> str:
 def _loss(
     wanted: params.Params, picture: Path, where: torch.device, dtype: torch.dtype
 ) -> PerceptualLoss:
-    vgg = build.only_file(Path("data/raw/network"))
+    vgg = criterion.only_file(Path("data/raw/network"))
     style = params.Style(str(picture))
-    return build.loss(wanted.loss, style, picture=picture, vgg=vgg, device=where, dtype=dtype)
+    return criterion.loss(wanted.loss, style, picture=picture, vgg=vgg, device=where, dtype=dtype)
+
+
+def _count(text: str) -> int:
+    if (count := int(text)) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, got {count}")
+    return count
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m stages.base", description=__doc__)
-    parser.add_argument("paintings", type=Path, nargs="+", help="pictures to learn from")
-    parser.add_argument("--start", type=Path, required=True, help="a trained checkpoint's folder")
-    parser.add_argument("--photos", type=Path, required=True, help="a packed set's folder")
-    parser.add_argument("--rounds", type=int, required=True, help="visits to paintings in all")
+    parser.add_argument(
+        "method",
+        choices=["together", "reptile"],
+        help="all at once, each with norms of its own; or one after the other, part of the way",
+    )
+    parser.add_argument(
+        "paintings", nargs="+", help="pictures to learn from: paths, names of known assets, or URLs"
+    )
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        default=Path("data/photos/train"),
+        help="a packed set's folder; data/photos/train if not given",
+    )
+    parser.add_argument(
+        "--start", type=Path, help="a checkpoint's folder to begin with; else noise"
+    )
+    parser.add_argument("--visits", type=_count, required=True, help="to paintings, in all")
     return parser
 
 
 if __name__ == "__main__":
-    run(main)
+    run(main, again="nothing was kept, and the same command begins anew")

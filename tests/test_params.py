@@ -248,6 +248,11 @@ def test_a_missing_file_is_named(tmp_path):
         params.load(tmp_path / "params.yaml")
 
 
+def test_without_a_style_there_is_nothing_to_do(load):
+    with pytest.raises(ParamsError, match="styles: expected at least one row"):
+        load({"styles": {}})
+
+
 def test_an_unknown_style_gets_the_nearest_name(load):
     with pytest.raises(ParamsError, match=r"no style 'indigo-wav'; did you mean 'indigo-wave'\?"):
         load({}).style("indigo-wav")
