@@ -42,9 +42,7 @@ ui: setup ## open MLflow on this project's runs and versions
 	@$(RUN) fnst ui
 
 bench: setup ## measure what docs/benchmarks.md claims, and write it anew; remarks stay
-	@mkdir -p docs
-	@$(RUN) python -m benchmarks --all --markdown > docs/benchmarks.md.part
-	@mv docs/benchmarks.md.part docs/benchmarks.md
+	@$(RUN) python -m benchmarks --all --write
 
 clean: ## remove the environment and caches; data, models and runs stay
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .grimp_cache fnst.egg-info

@@ -3,8 +3,9 @@
 import argparse
 import inspect
 import json
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from benchmarks import (
     ROOT,
@@ -23,6 +24,7 @@ from benchmarks import (
     training,
     video,
 )
+from fnst import files
 from fnst.params import nearest
 
 # name -> a function that yields results; its docstring says what is measured and against what.
@@ -47,8 +49,9 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 HEAD = f"""# Benchmarks
 
 `make bench` measures this page anew. What takes long ({", ".join(sorted(LONG))}) runs when it is
-named, and its section stays, as do the remarks on the others. A ratio is to a baseline that ran in
-turns with ours; above 1 is better. A limit is the share of this machine's measured peak."""
+named (`python -m benchmarks video --write`); its section stays, as do the remarks on others. A
+ratio is to a baseline that ran in turns with ours; above 1 is better. A limit is the share of this
+machine's measured peak."""
 
 COLUMNS = ("name", "value", "unit", "ratio", "limit")
 
@@ -60,7 +63,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--all", action="store_true", help="run every benchmark that takes minutes")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="one JSON object a line")
-    form.add_argument("--markdown", action="store_true", help="a page, as docs/benchmarks.md is")
+    form.add_argument("--markdown", action="store_true", help="as docs/benchmarks.md would be then")
+    form.add_argument("--write", action="store_true", help="into docs/benchmarks.md")
     given = parser.parse_args(arguments)
     for name in given.names:
         if name not in BENCHMARKS:
@@ -69,7 +73,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not names:
         _list()
         return 0
-    write = _json if given.json else _markdown if given.markdown else _table
+    forms = {_json: given.json, _markdown: given.markdown, _written: given.write, _table: True}
+    write = next(form for form, is_wanted in forms.items() if is_wanted)
     failures: list[str] = []
     write(_measured(names, failures))
     return 1 if failures else 0
@@ -118,24 +123,31 @@ def _cells(result: Result) -> tuple[str, ...]:
 
 
 def _markdown(results: Iterable[tuple[str, Result]]) -> None:
-    """The page anew; what was not measured stays, and so do remarks below a machine's line."""
+    print(_page(results), end="")
+
+
+def _written(results: Iterable[tuple[str, Result]]) -> None:
+    files.write(PAGE, _page(results).encode())
+
+
+def _page(results: Iterable[tuple[str, Result]]) -> str:
+    """The page anew; what was not measured stays, and so do the remarks behind a machine's name."""
     by_name: dict[str, list[Result]] = {}
     for name, result in results:
         by_name.setdefault(name, []).append(result)
     there = _sections()
-    print(HEAD)
-    for name in [n for n in BENCHMARKS if n in by_name or n in there]:
-        print(f"\n## {name}\n")
-        if name not in by_name:
-            print(there[name])
-            continue
-        print(f"{_doc(BENCHMARKS[name])}\n\n| {' | '.join(COLUMNS)} |\n|---|---:|---|---:|---:|")
-        for result in by_name[name]:
-            print(f"| {' | '.join(_cells(result))} |")
-        machine = f"Machine: {by_name[name][0].machine}; torch {by_name[name][0].torch}."
-        _, _, below = there.get(name, "").partition("\nMachine: ")
-        _, _, remarks = below.partition("\n\n")
-        print("\n" + "\n\n".join(part for part in (machine, remarks) if part))
+    sections = there | {name: _section(name, by_name[name], there) for name in by_name}
+    shown = [f"## {name}\n\n{sections[name]}\n" for name in BENCHMARKS if name in sections]
+    return "\n".join([HEAD + "\n", *shown])
+
+
+def _section(name: str, found: Sequence[Result], there: Mapping[str, str]) -> str:
+    table = [COLUMNS, ("---", "---:", "---", "---:", "---:"), *map(_cells, found)]
+    rows = "\n".join(f"| {' | '.join(row)} |" for row in table).replace(" --- ", "---")
+    machine = f"Machine: {found[0].machine}; torch {found[0].torch}."
+    before = re.search(r"^Machine: .*?; torch [\w.+]*\w\.?(.*)", there.get(name, ""), re.M | re.S)
+    remarks = before.group(1) if before else ""
+    return f"{_doc(BENCHMARKS[name])}\n\n{rows}\n\n{machine}{remarks}"
 
 
 def _sections() -> dict[str, str]:

@@ -79,7 +79,7 @@ def judge(
         candidate: the new version.
         champion: the present champion, if there is one.
         limits: the most that a metric may be, at every size; None, or a metric that was not
-            measured, is no limit.
+            measured, is no limit, but for ``flat``, whose limit is then ``BLANK``.
         is_first: where there is no champion, whether no other version was judged before.
     """
     if champion is None:
@@ -90,6 +90,8 @@ def judge(
         return Verdict(REFUSED if wrong else PASSED, reason)
     compared = _compare(candidate, champion)
     broken = _broken(candidate.metrics, limits)
+    if compared.word != REFUSED:
+        broken = _shortcomings(candidate.metrics, limits)
     if not broken:
         return compared
     also = [compared.reason] if compared.word == REFUSED else []
@@ -113,8 +115,8 @@ def judge_champion(
     """
     broken = _shortcomings(metrics, limits)
     if written and written.word == REFUSED:  # it was forced
-        reasons = written.reason.split(AND)
-        reasons = [*broken, *(each for each in reasons if not _is_broken(each))]
+        compared = [] if is_measured_anew else written.reason.split(AND)
+        reasons = [*broken, *(each for each in compared if not _is_broken(each))]
         if reasons:
             return Verdict(REFUSED, AND.join(reasons))
     elif written and not (is_measured_anew and written.reason.partition(ALTHOUGH)[0] != FIRST):
@@ -172,7 +174,8 @@ def _compare(candidate: Measured, champion: Measured) -> Verdict:
         end = champion.metrics.get("total_high", math.inf)
         low, high, told = _paired(candidate.totals, champion.totals)
         if low <= 0 and ours > end:  # as where a few photographs went wrong, and the others did not
-            low, told = ours - end, f"{told}, above {end:.4g}, the end of its {bootstrap.LEVEL:.0%}"
+            low = ours - end
+            told += f", and above {end:.4g}, the upper end of {other}'s interval"
     worse = math.isfinite(theirs) and not low <= 0  # as what is no number is
     relation = "worse than" if worse else "better than" if high < 0 else "no worse than"
     return Verdict(REFUSED if worse else PASSED, f"{relation} {other}: {totals}{told}")

@@ -7,6 +7,7 @@ only where the store must be asked: ``fetch`` answers from the shelf when it can
 import contextlib
 import getpass
 import json
+import math
 import os
 import shutil
 import signal
@@ -285,7 +286,8 @@ def _log_model(folder: Path, run_id: str, metrics: Mapping[str, float], *, step:
             pip_requirements=_requirements(),
         )
     mlflow.log_metrics(
-        {f"{HELD_OUT_METRIC}{name}": value for name, value in metrics.items()},
+        # of what is no number, a model's page would show a zero
+        {f"{HELD_OUT_METRIC}{k}": v for k, v in metrics.items() if math.isfinite(v)},
         step=step,
         run_id=run_id,
         model_id=info.model_id,

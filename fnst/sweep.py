@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -102,7 +103,7 @@ def train(style: str, strengths: Sequence[float], photo: Image | None = None) ->
     # Its own strength first, so that it leads a registry in which there was no version yet.
     _dvc("repro", target)
     points = [_point(style, row.strength, photo)]
-    with _kept(params.project_root() / "params.yaml"):
+    with _kept(params.project_root() / "params.yaml", style):
         for strength in sorted(set(strengths) - {row.strength}):
             # Two plus signs: whether or not the row names a strength already. A whole number stays
             # one, as DVC knows a training by how its parameters are written.
@@ -122,33 +123,37 @@ def _target(style: str) -> str:
 
 
 @contextmanager
-def _kept(path: Path) -> Iterator[None]:
-    """A file is as it was when the block ends, however that comes but by `kill -9`.
+def _kept(path: Path, style: str) -> Iterator[None]:
+    """Params are as they were when the block ends, however that comes but by `kill -9`.
 
-    What somebody else wrote into it meanwhile is put beside it.
+    Where somebody else changed more than the style's strength meanwhile, theirs is put beside it.
     """
     before = path.read_bytes()
     try:
         yield
     finally:
-        now = path.read_bytes()
-        if _but_strengths(now) != _but_strengths(before):
-            edited = path.with_name(f"{path.stem}-edited{path.suffix}")
-            files.write(edited, now)
-            print(f"sweep: {path.name} was edited meanwhile; it is as before, yours is {edited}")
-        files.write(path, before)
+        try:
+            _put_aside(path, before, style)
+        finally:
+            files.write(path, before)
 
 
-def _but_strengths(text: bytes) -> Any:
-    """What params say of everything but strengths, which a sweep changes."""
+def _put_aside(path: Path, before: bytes, style: str) -> None:
+    now = path.read_bytes()
+    if _but_strength(now, style) != _but_strength(before, style):
+        names = (path.with_name(f"{path.stem}-edited-{n}{path.suffix}") for n in count(1))
+        edited = next(name for name in names if not name.exists())
+        files.write(edited, now)
+        print(f"sweep: {path.name} was edited meanwhile; it is as before, yours is {edited}")
+
+
+def _but_strength(text: bytes, style: str) -> Any:
+    """What params say of everything but the strength that a sweep changes."""
     try:
         values = yaml.safe_load(text)
-    except yaml.YAMLError:
+        values["styles"][style].pop("strength", None)
+    except (yaml.YAMLError, TypeError, KeyError, AttributeError):
         return text
-    rows = values.get("styles") if isinstance(values, dict) else None
-    for row in rows.values() if isinstance(rows, dict) else ():
-        if isinstance(row, dict):
-            row.pop("strength", None)
     return values
 
 
@@ -177,7 +182,7 @@ def _check_git(root: Path) -> None:
     if not found:
         raise FnstError(
             f"{root}: expected a git repository with a commit, in which `dvc exp run` keeps what "
-            'it tries; `git init && git add . && git commit -m "fnst"` makes one.'
+            'it tries; `git init && git add . && git commit -m "fnst" && make setup` makes one.'
         )
 
 

@@ -8,13 +8,14 @@ from fnst import memory
 from fnst.errors import FnstError, ParamsError
 
 
-def run(stage: Callable[[], None], again: str = "`dvc repro` goes on from here") -> None:
+def run(stage: Callable[[], None], again: str | None = None) -> None:
     """Run a stage; what goes wrong on purpose ends in one sentence and exit code 1.
 
     Args:
         stage: what runs.
-        again: what an interrupt leaves, for people.
+        again: what is left to do then, if it is not `dvc repro`.
     """
+    kept = again or "`dvc repro` goes on with what was kept"
     try:
         stage()
     except FnstError as error:
@@ -24,18 +25,15 @@ def run(stage: Callable[[], None], again: str = "`dvc repro` goes on from here")
             raise
         reason = str(error).partition("\n")[0] or "no more is said"
         sys.exit(
-            f"error: there is not enough memory ({reason}); where there is more, `dvc repro` goes "
-            "on with what was kept, and with a smaller batch_size or crop a training takes less"
+            f"error: there is not enough memory ({reason}); where there is more, {kept}, and "
+            "with a smaller batch_size or crop a training takes less"
         )
     except OSError as error:  # a full disk, or a folder that may not be written
         where = f"{error.filename}: " if error.filename else ""
-        sys.exit(
-            f"error: {where}{error.strerror or error}; once that is mended, `dvc repro` goes on "
-            "with what was kept"
-        )
+        sys.exit(f"error: {where}{error.strerror or error}; once that is mended, {kept}")
     except KeyboardInterrupt:
         if os.environ.get("RANK", "0") == "0":  # one of several says it
-            print(f"interrupted; {again}", file=sys.stderr)
+            print(f"interrupted; {again or '`dvc repro` goes on from here'}", file=sys.stderr)
         sys.exit(130)
 
 

@@ -161,4 +161,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    run(main, again="nothing was kept, and the same command begins anew")
+    run(main, again="the same command begins anew")

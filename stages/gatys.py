@@ -5,6 +5,7 @@ same curve. An interrupt costs the photograph at which it was.
 """
 
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from fnst import criterion, files, gatys, params
+from fnst import criterion, features, files, gatys, losses, params
 from fnst.devices import device
 from fnst.photos import Photos
 from fnst.progress import watch
@@ -35,7 +36,7 @@ def main() -> None:
     begun = DATA / "results" / name / "gatys.partial.json"
     given = _fingerprint(
         [asdict(plan), asdict(wanted.loss), asdict(style), str(where)],
-        [files.sha256(picture), files.sha256(vgg), *map(_digest, subjects)],
+        [files.sha256(picture), files.sha256(vgg), *_code(), *map(_digest, subjects)],
     )
     with watch(f"gatys {name}", len(subjects) * (plan.iterations + 1)) as update:
         curve = gatys.curve(
@@ -57,6 +58,11 @@ def main() -> None:
 def _fingerprint(values: Sequence[object], hashes: Sequence[str]) -> str:
     text = json.dumps([*values, *hashes], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _code() -> list[str]:
+    modules = (criterion, features, gatys, losses)
+    return [files.sha256(Path(inspect.getfile(module))) for module in modules]
 
 
 def _digest(photo: Tensor) -> str:

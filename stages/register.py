@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fnst import checkpoint, files, gate, images, journal, params, registry, report, store, tracking
+from fnst.gatys import Anchor
 from fnst.registry import Version
 from stages import run, style_named
 
@@ -85,7 +86,7 @@ def _measure_anew(
         version,
         metrics,
         _judge(results),
-        _card(name, card, metrics, tags),
+        _card(name, card, metrics, tags, results),
         step=trained["steps"],
         has_run=_attach(version, results),
     )
@@ -127,7 +128,7 @@ def _register(
             run_id=tracked.id,
             metrics=metrics,
             tags={**tags, **_judge(results)},
-            card=_card(name, card, metrics, tags),
+            card=_card(name, card, metrics, tags, results),
         )
 
 
@@ -156,19 +157,20 @@ def _show(samples: Path, tracked: tracking.Run) -> None:
             tracked.picture(images.load(path).rgb, key="sample", step=step)
 
 
-def _anchored(metrics: dict[str, float]) -> str:
+def _anchored(results: Path, total: float) -> str:
     """What optimising the pixels takes to be as good; it has photographs and a size of its own."""
-    count, longest = metrics["gatys_iterations"], metrics["gatys_longest"]
-    if not count:
-        return "no better than the untouched photographs, by the curve of optimised pixels"
-    number = max(1, round(count))
-    least = "at least " if count >= longest else "less than " if count < 1 else ""
-    plural = "" if number == 1 else "s"
-    return f"as good as {least}{number} iteration{plural} of optimising the pixels themselves"
+    curve = [row["total"] for row in files.read_numbers(results / "gatys.csv")]
+    anchor = Anchor(curve, total)
+    if not anchor.is_better:
+        return "no better than the photographs with which optimising their pixels begins"
+    return f"optimising the pixels themselves takes {anchor} to be as good"
 
 
-def _card(name: str, card: dict[str, Any], metrics: dict[str, float], tags: dict[str, str]) -> str:
+def _card(
+    name: str, card: dict[str, Any], metrics: dict[str, float], tags: dict[str, str], results: Path
+) -> str:
     """The model card, Markdown; MLflow's list of versions shows its first line."""
+    anchored = _anchored(results, metrics["gatys_total"])
     trained = card["training"]
     style, loss = trained["params"]["style"], trained["params"]["loss"]
     origin = "\n".join(f"- {key}: `{value}`" for key, value in sorted(tags.items()))
@@ -191,7 +193,7 @@ the grid term ({metrics["grid"]:.3g}), all weighted; {metrics["relative_total"]:
 untouched photographs score
 - grid {metrics["grid_ratio"]:.3g}, border {metrics["border_ratio"]:.3g}: how far these artefacts \
 stick out; 1 is none
-- {_anchored(metrics)}
+- {anchored}
 
 ## How it was made
 

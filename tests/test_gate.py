@@ -61,7 +61,9 @@ def test_what_lies_above_the_champions_interval_is_worse_however_photographs_dif
     champion = measured(1, 1.2, totals=[1.1, 1.3], total_low=1.1, total_high=1.3)
     verdict = judge(measured(2, 1.7, totals=[1.09, 2.31]), champion, {})
     assert verdict.word == "refused"
-    assert verdict.reason.endswith("between -0.01 and +1.01), above 1.3, the end of its 95%")
+    assert verdict.reason.endswith(
+        "between -0.01 and +1.01), and above 1.3, the upper end of version 1's interval"
+    )
     assert judge(measured(2, 1.25, totals=[1.09, 1.41]), champion, {}).passed
 
 
@@ -98,12 +100,15 @@ def test_without_a_champion_a_later_version_is_not_taken_for_the_first():
     assert str(verdict) == "refused: grid 2 is above its limit 1.5"
 
 
-def test_what_paints_nothing_is_refused_whatever_the_limits():
+def test_what_paints_nothing_is_refused_unless_a_limit_allows_it():
     verdict = judge(measured(2, flat=0.96), measured(1), {"flat": None})
     assert str(verdict).startswith("refused: flat 0.96 is above its limit 0.95")
     assert judge(measured(2, flat=0.96), measured(1), {"flat": 1.0}).passed
     assert judge(measured(2, flat=0.95), measured(1), {}).passed
     first = judge(measured(1, NAN), None, {})
+    for champion in (measured(1, NAN), measured(1, judged_by="y")):
+        verdict = judge(measured(2, NAN), champion, {})
+        assert str(verdict) == "refused: total nan is no number"
     assert str(first) == "passed: the first version of its style, although total nan is no number"
 
 
@@ -116,6 +121,9 @@ def test_what_paints_nothing_is_refused_whatever_the_limits():
     ],
 )
 def test_a_champion_measured_anew_says_nothing_of_its_old_numbers(written, expected):
+    worse = read("refused: worse than version 1: held-out total 1.7 against 1.2")
+    assert judge_champion({}, {}, worse).word == "refused"
+    assert judge_champion({}, {}, worse, is_measured_anew=True).passed
     verdict = judge_champion({"total": 0.8}, {"grid": 2.0}, read(written), is_measured_anew=True)
     assert str(verdict) == f"passed: {expected or 'the first version of its style'}"
 

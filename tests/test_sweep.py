@@ -130,7 +130,7 @@ def test_what_dvc_runs_is_stopped_as_by_ctrl_c_when_a_sweep_is_to_end(project):
     (project / "params.yaml").write_text("strength: 1\n")
     program = (
         "from fnst import sweep; from pathlib import Path\n"
-        "with sweep._ended_by_sigterm(), sweep._kept(Path('params.yaml')):\n"
+        "with sweep._ended_by_sigterm(), sweep._kept(Path('params.yaml'), 'wave'):\n"
         "    Path('params.yaml').write_text('strength: 4')\n"
         "    sweep._dvc('exp', 'run')\n"
     )
@@ -149,24 +149,33 @@ def test_what_dvc_runs_is_stopped_as_by_ctrl_c_when_a_sweep_is_to_end(project):
 def test_params_are_as_they_were_after_an_interrupt(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text("strength: 1  # mine\n")
-    with contextlib.suppress(KeyboardInterrupt), sweep._kept(path):
+    with contextlib.suppress(KeyboardInterrupt), sweep._kept(path, "wave"):
         path.write_text("strength: 4\n")
         raise KeyboardInterrupt
     assert path.read_text() == "strength: 1  # mine\n"
 
 
-STYLES = "styles:\n  wave: {image: a.png, strength: %s}\n  day: {image: %s}\n"
+STYLES = "styles:\n  wave: {image: a.png, strength: %s}\n  day: {image: b.png, strength: %s}\n"
 
 
 def test_what_was_edited_during_a_sweep_is_kept_beside_it(tmp_path, capsys):
-    path, edited = tmp_path / "params.yaml", tmp_path / "params-edited.yaml"
-    path.write_text(STYLES % (1, "b.png"))
-    with sweep._kept(path):
-        path.write_text(STYLES % (4, "b.png"))
-    assert not edited.exists()
-    for text in (STYLES % (4, "c.png"), "a: [", "nothing"):
-        with sweep._kept(path):
+    path = tmp_path / "params.yaml"
+    path.write_text(STYLES % (1, 1))
+    with sweep._kept(path, "wave"):
+        path.write_text(STYLES % (4, 1))
+    assert sorted(tmp_path.iterdir()) == [path]
+    for number, text in enumerate((STYLES % (4, 2), "a: [", "nothing"), start=1):
+        with sweep._kept(path, "wave"):
             path.write_text(text)
+        edited = tmp_path / f"params-edited-{number}.yaml"
         assert edited.read_text() == text
         assert f"yours is {edited}" in capsys.readouterr().out
-        assert path.read_text() == STYLES % (1, "b.png")
+        assert path.read_text() == STYLES % (1, 1)
+
+
+def test_params_come_back_even_where_they_were_removed(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("strength: 1\n")
+    with pytest.raises(FileNotFoundError), sweep._kept(path, "wave"):
+        path.unlink()
+    assert path.read_text() == "strength: 1\n"
