@@ -3,8 +3,8 @@
 No stage of the pipeline: it is run once for a change of the network or the loss, and its result is
 committed. docs/recipe.md says of what the present one was made.
 
-    python -m stages.base together --visits 4800 PAINTING...
-    python -m stages.base reptile --visits 240 --start fnst/base PAINTING...
+    python -m stages.base together --visits 4800 PAINTING...             # from noise
+    python -m stages.base reptile --visits 240 --start fnst/base PAINTING...    # goes on
 """
 
 import argparse
