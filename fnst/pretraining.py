@@ -1,10 +1,10 @@
 """Learning what paintings have in common: a network from which a new style is a few steps away.
 
 Two ways. Either several paintings are learnt at once: they share the convolutions, and each has
-scales and shifts of its own in the norms, which are enough to tell styles apart ([D17]); the network
-keeps their mean. Or it is trained on one painting after the other, and moved each time only part of
-the way there: it ends where all of them are near, and so are others that it never saw ([N18]).
-docs/recipe.md compares them.
+scales and shifts of its own in the norms, which are enough to tell styles apart ([D17]); the
+network keeps their mean. Or it is trained on one painting after the other, and moved each time only
+part of the way there: it ends where all of them are near, and so are others that it never saw
+([N18]). docs/recipe.md compares them.
 
 References:
     [D17] Dumoulin, Shlens, Kudlur. A Learned Representation for Artistic Style. ICLR 2017.
