@@ -89,13 +89,10 @@ def judge(
         reason = AND.join(wrong) or "there is no champion to be compared with"
         return Verdict(REFUSED if wrong else PASSED, reason)
     compared = _compare(candidate, champion)
-    broken = _broken(candidate.metrics, limits)
-    if compared.word != REFUSED:
-        broken = _shortcomings(candidate.metrics, limits)
-    if not broken:
-        return compared
-    also = [compared.reason] if compared.word == REFUSED else []
-    return Verdict(REFUSED, AND.join([*broken, *also]))
+    if compared.word == REFUSED:
+        return Verdict(REFUSED, AND.join([*_broken(candidate.metrics, limits), compared.reason]))
+    wrong = _shortcomings(candidate.metrics, limits)
+    return Verdict(REFUSED, AND.join(wrong)) if wrong else compared
 
 
 def judge_champion(
@@ -144,7 +141,7 @@ def _broken(metrics: Mapping[str, float], limits: Mapping[str, float | None]) ->
 
 
 def _shortcomings(metrics: Mapping[str, float], limits: Mapping[str, float | None]) -> list[str]:
-    """What is wrong with a version that is compared with no other."""
+    """What is wrong with a version by itself; what is compared is told of its total by that."""
     total = metrics.get("total", 0.0)
     lost = [] if math.isfinite(total) else [f"total {total:g}{NO_NUMBER}"]
     return [*lost, *_broken(metrics, limits)]

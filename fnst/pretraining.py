@@ -27,6 +27,9 @@ from fnst.losses import PerceptualLoss
 from fnst.network import InstanceNorm
 from fnst.training import Batch, Learner, Losses, Schedule, adam, train
 
+# The visit's number from 1, that of its painting, and the losses over its steps.
+Visits = Iterator[tuple[int, int, Losses | None]]
+
 
 def learn_together(
     network: nn.Module,
@@ -38,7 +41,7 @@ def learn_together(
     schedule: Schedule,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
-) -> Iterator[tuple[int, int, Losses | None]]:
+) -> Visits:
     """Learn several paintings by turns, each with an Adam of its own.
 
     Args:
@@ -64,9 +67,7 @@ def learn_together(
     ]
     for visit, turn in enumerate(islice(_endless(len(paintings), seed), visits), start=1):
         later = partial(_later, schedule, (visit - 1) * steps)
-        learning = train(learners[turn], photos, steps=steps, schedule=later, report_every=steps)
-        ((_, losses),) = deque(learning, maxlen=1)
-        yield visit, turn, losses
+        yield visit, turn, _visit(learners[turn], photos, steps, later)
     _take_mean_norms(network, own)
 
 
@@ -82,7 +83,7 @@ def reptile(
     last_share: float,
     dtype: torch.dtype = torch.float32,
     seed: int = 0,
-) -> Iterator[tuple[int, int, Losses | None]]:
+) -> Visits:
     """Reptile ([N18], algorithm 1), with a fresh Adam for every visit to a painting.
 
     Args:
@@ -106,11 +107,19 @@ def reptile(
     for visit, turn in enumerate(islice(_endless(len(paintings), seed), visits), start=1):
         before = [weights.detach().clone() for weights in network.parameters()]
         learner = Learner(network, paintings[turn], adam(network, schedule(1)), dtype)
-        learning = train(learner, photos, steps=steps, schedule=schedule, report_every=steps)
-        ((_, losses),) = deque(learning, maxlen=1)
+        losses = _visit(learner, photos, steps, schedule)
         done = (visit - 1) / max(1, visits - 1)
         _part_of_the_way(network, before, first_share + done * (last_share - first_share))
         yield visit, turn, losses
+
+
+def _visit(
+    learner: Learner, photos: Iterator[Batch], steps: int, schedule: Schedule
+) -> Losses | None:
+    """Make these steps; the losses over all of them."""
+    learning = train(learner, photos, steps=steps, schedule=schedule, report_every=steps)
+    ((_, losses),) = deque(learning, maxlen=1)
+    return losses
 
 
 def _later(schedule: Schedule, made: int, step: int) -> float:

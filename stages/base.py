@@ -8,7 +8,8 @@ committed. docs/recipe.md says of what the present one was made.
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -17,15 +18,11 @@ from fnst import build, checkpoint, criterion, files, memory, params, pretrainin
 from fnst.devices import device
 from fnst.errors import ImageError
 from fnst.losses import PerceptualLoss
-from fnst.network import TransformerNetwork
 from fnst.photos import Photos
 from fnst.progress import transfers, watch
-from fnst.training import Batch, Losses
 from stages import run
 
 PAINTINGS = Path("data/raw/paintings")
-
-Visits = Iterator[tuple[int, int, Losses | None]]
 
 # Chosen by us; docs/recipe.md has what else was tried.
 RATE = 0.001
@@ -62,9 +59,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     paintings = [_loss(wanted, path, where, dtype) for path in pictures]
     photos = Photos(asked.photos).on(where)
     batches = photos.batches(batch_size=1, crop=CROP, crop_scale=CROP_SCALE, seed=SEED)
-    learn = {"together": _together, "reptile": _reptile}[asked.method]
+    visits = _method(asked.method, asked.visits)(
+        network, paintings, batches, visits=asked.visits, dtype=dtype, seed=SEED
+    )
     with watch("base", asked.visits) as update:
-        for visit, painting, losses in learn(network, paintings, batches, asked.visits, dtype):
+        for visit, painting, losses in visits:
             said = f"content {losses.content:.3f}, style {losses.style:.3f}" if losses else ""
             update(visit, f"{pictures[painting].stem}: {said}")
     # half the space; a weight is rounded by at most a two-thousandth
@@ -72,44 +71,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"base: {checkpoint.BASE}/ is from {len(pictures)} paintings; commit it")
 
 
-def _together(
-    network: TransformerNetwork,
-    paintings: Sequence[PerceptualLoss],
-    photos: Iterator[Batch],
-    visits: int,
-    dtype: torch.dtype,
-) -> Visits:
-    schedule = training.warmup_cosine(RATE, warmup=TOGETHER_WARMUP, steps=visits * TOGETHER_STEPS)
-    return pretraining.learn_together(
-        network,
-        paintings,
-        photos,
-        visits=visits,
-        steps=TOGETHER_STEPS,
-        schedule=schedule,
-        dtype=dtype,
-        seed=SEED,
-    )
-
-
-def _reptile(
-    network: TransformerNetwork,
-    paintings: Sequence[PerceptualLoss],
-    photos: Iterator[Batch],
-    visits: int,
-    dtype: torch.dtype,
-) -> Visits:
-    return pretraining.reptile(
-        network,
-        paintings,
-        photos,
-        visits=visits,
+def _method(name: str, visits: int) -> Callable[..., pretraining.Visits]:
+    """How paintings are learnt, but for by which network, from what and in how many visits."""
+    if name == "together":
+        whole = visits * TOGETHER_STEPS
+        schedule = training.warmup_cosine(RATE, warmup=TOGETHER_WARMUP, steps=whole)
+        return partial(pretraining.learn_together, steps=TOGETHER_STEPS, schedule=schedule)
+    return partial(
+        pretraining.reptile,
         steps=REPTILE_STEPS,
         schedule=lambda step: RATE * min(1, step / REPTILE_WARMUP),
         first_share=SHARES[0],
         last_share=SHARES[1],
-        dtype=dtype,
-        seed=SEED,
     )
 
 

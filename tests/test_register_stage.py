@@ -1,5 +1,6 @@
 """What the register stage lets through, and what it says of a version."""
 
+import math
 import shutil
 from pathlib import Path
 
@@ -127,6 +128,12 @@ def test_what_paints_nothing_or_has_no_total_is_registered_and_refused(stage, me
     stage.train(seed=1, **measured)
     assert f"version 2 refused: {said}" in stage.run()
     assert registry.get("wave", 1).aliases == ("champion",)
+    client = store.connect()
+    source = client.get_model_version("fnst-wave", "2").source
+    model = client.get_logged_model(source.removeprefix("models:/"))
+    shown = {metric.key: metric.value for metric in model.metrics}
+    for name, value in measured.items():
+        assert shown.get(f"held_out/{name}") == (None if math.isnan(value) else value)
     assert "forced" in registry.promote("wave", 2, force=True).tags
     assert registry.get("wave", 2).aliases == ("champion",)
 

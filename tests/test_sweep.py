@@ -77,6 +77,21 @@ def test_a_style_that_does_not_weigh_content_has_nothing_to_trade(project):
         sweep.sweep("indigo-wave", [1.0])
 
 
+def test_numbers_never_stand_beside_another_picture(project, monkeypatch):
+    results = project / "data/results/indigo-wave"
+    for suffix in ("json", "jpg"):
+        files.write(results / f"tradeoff.{suffix}", b"of before")
+    monkeypatch.setattr(sweep, "train", lambda *given: points(2))
+
+    def interrupted(*given):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "draw", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sweep.sweep("indigo-wave", [1.0])
+    assert (results / "tradeoff.json").read_bytes() == b"of before"
+
+
 def test_a_photograph_that_cannot_be_read_is_said_before_any_training(project, tmp_path):
     with pytest.raises(ImageError, match="there is no such file"):
         sweep.sweep("indigo-wave", [1.0], tmp_path / "cat.jpg")
