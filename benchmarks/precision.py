@@ -23,7 +23,7 @@ Precision = Literal["bf16", "fp32"]
 
 
 def measure() -> Iterator[Result]:
-    """The laptop recipe with three seeds in both precisions; ten minutes on two cores.
+    """The laptop recipe with three seeds in both precisions; minutes on two cores.
 
     Each row is the total loss of a finished training on the recipe's held-out photographs, judged
     in float32; the ratio is float32's loss to bfloat16's with the same seed. Needs what

@@ -79,7 +79,8 @@ def timed(name, work):
 losses = Losses(1.0, 1.0, 0.0, 0.0, 2.0)
 with tracking.record("telling", run_id=None, params={{}}, tags={{}}) as tracked:
     teller = train.Teller(parts, journal, tracked, lambda step, note="": None)
-    teller.begin(1000)  # between two samples
+    teller.begin(1000)
+    teller.sampled = 10**9  # none is drawn meanwhile
     for number in range(1001, 1100):
         batch = next(batches)
         timed("step", lambda: parts.learner.step(batch, 0.001))
@@ -87,7 +88,7 @@ with tracking.record("telling", run_id=None, params={{}}, tags={{}}) as tracked:
     tracked.flush()
     every = round(KEEP_SECONDS / median(times["step"]) / plan.log_every)  # reports between states
     for number in range(7):
-        teller.sampled = 1100
+        teller.sampled = 10**9
         for report in range(every):
             teller.report(1100 + report, losses)
         timed("state", lambda: journal.keep(parts.learner, 1, good=True))

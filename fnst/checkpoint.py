@@ -34,7 +34,7 @@ STYLE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 # and more channels and blocks than any network has that still paints.
 MOST_CARD, MOST_HEADER, MOST_CHANNELS = 2**20, 2**17, 1024
 
-# A network that has learnt several paintings, to begin a training with. Its card says how it was
+# A network that was trained long on one painting, to begin others with. Its card says how it was
 # made, and from what; `python -m stages.base` makes another.
 BASE = Path(__file__).parent / "base"
 

@@ -1,100 +1,76 @@
-"""The base: what is written, what its card says, and what is refused before hours are spent."""
+"""The base: a trained model in half the space, whose card says all that it is made of."""
 
-import io
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import yaml
-from PIL import Image
 from safetensors.torch import load_file
+from torch.testing import assert_close
 
-from fnst import build, checkpoint, files, packing, params
-from fnst.collection import Entry
-from fnst.errors import ImageError, ParamsError
+from fnst import checkpoint, files
+from fnst.errors import CheckpointError
 from fnst.network import TransformerNetwork
 from stages import base
 
 PARAMS = Path(base.__file__).parents[1] / "params.yaml"
-
-
-def png(seed):
-    pixels = np.random.default_rng(seed).integers(0, 256, (160, 160, 3), np.uint8)
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "png")
-    return stream.getvalue()
+FROM_NOISE = {"params": {"train": {"init": "scratch"}}, "photographs_sha256": "1f"}
 
 
 @pytest.fixture
-def project(tmp_path, small_vgg_file, monkeypatch):
-    """A project with a small loss network, two photographs and two paintings."""
+def model(tmp_path, monkeypatch):
+    """Makes a trained model with this history, and a place for the base beside it."""
     values = yaml.safe_load(PARAMS.read_text())
     values["recipes"]["laptop"]["network"] |= {"width": 4, "blocks": 1}
     files.write(tmp_path / "params.yaml", yaml.safe_dump(values).encode())
-    files.write(tmp_path / "data/raw/network/vgg.pth", small_vgg_file.read_bytes())
-    found = [Entry(f"{i}.png", 1, str(i), lambda i=i: png(i)) for i in range(2)]
-    packing.pack(found, tmp_path / "data/photos/train", size=128)
-    files.write(tmp_path / "data/photos/report.json", b"two photographs")
-    for name in ("day", "night"):
-        files.write(tmp_path / f"{name}.png", png(len(name)))
     monkeypatch.setenv("FNST_ROOT", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(checkpoint, "BASE", tmp_path / "base")
-    monkeypatch.setattr(base, "TOGETHER_STEPS", 1)
-    monkeypatch.setattr(base, "REPTILE_STEPS", 1)
-    return tmp_path
+
+    def made(training, width=4):
+        network = TransformerNetwork(width=width, blocks=1)
+        checkpoint.save(tmp_path / "wave", network, style="wave", training=training)
+        return tmp_path / "wave"
+
+    return made
 
 
-def make(method="together", photos="data/photos/train", *options):
-    base.main([method, "--photos", photos, "--visits", "2", *options, "day.png", "night.png"])
-
-
-@pytest.mark.parametrize("method", ["together", "reptile"])
-def test_the_card_of_a_base_says_from_what_it_was_made(project, method):
-    make(method)
-    assert checkpoint.load(project / "base").card["training"] == {
-        "how": f"stages.base {method}: 2 visits",
-        "seed": 0,
-        "loss": "vgg19-gatys",
-        "photographs": 2,
-        "photographs_sha256": files.sha256(project / "data/photos/report.json"),
-        "paintings_sha256": {
-            name: files.sha256(project / name) for name in ("day.png", "night.png")
-        },
-    }
-    kept = load_file(project / "base/model.safetensors")
-    begun = build.network(params.load().chosen.network, seed=0).state_dict()
+def test_a_base_is_a_trained_model_in_half_the_space(model, tmp_path, capsys):
+    folder = model(FROM_NOISE)
+    base.main([str(folder)])
+    made, trained = checkpoint.load(tmp_path / "base"), checkpoint.load(folder)
+    assert made.card["style"] == "base"
+    assert made.card["training"] == FROM_NOISE
+    kept, before = load_file(tmp_path / "base" / checkpoint.WEIGHTS), trained.network.state_dict()
     assert {weights.dtype for weights in kept.values()} == {torch.float16}
-    assert any(not torch.equal(kept[name], begun[name].half()) for name in begun)
+    for name, weights in before.items():
+        assert_close(kept[name].float(), weights, rtol=2**-11, atol=1e-7)
+    assert "is wave from now on" in capsys.readouterr().out
 
 
-def test_a_base_is_gone_on_with(project):
-    make()
-    begun = files.sha256(project / "base/model.safetensors")
-    make("reptile", "data/photos/train", "--start", "base")
-    assert checkpoint.load(project / "base").card["training"]["start_sha256"] == begun
-    assert files.sha256(project / "base/model.safetensors") != begun
+@pytest.mark.parametrize(
+    ("training", "got"),
+    [
+        ({"params": {"train": {"init": "base"}}}, "base"),
+        ({"params": []}, "no word"),
+        ({}, "no word"),
+    ],
+)
+def test_a_model_that_did_not_begin_with_noise_is_refused(model, tmp_path, training, got):
+    with pytest.raises(CheckpointError, match=f"trained with init: scratch, got {got}"):
+        base.main([str(model(training))])
+    assert not (tmp_path / "base").exists()
 
 
-def test_what_cannot_be_a_base_is_refused(project, capsys):
-    with pytest.raises(ImageError, match="start: expected a packed photo set"):
-        make(photos="start")
-    (project / "data/photos/report.json").unlink()
-    with pytest.raises(ImageError, match=r"train: expected report\.json beside the set"):
-        make()
-    with pytest.raises(SystemExit):
-        base.main(["together", "--visits", "0", "day.png"])
-    assert "expected 1 or more, got 0" in capsys.readouterr().err
-    files.write(project / "data/photos/report.json", b"")
-    other = TransformerNetwork(width=8, blocks=1)
-    checkpoint.save(project / "start", other, style="wave", training={})
-    with pytest.raises(ParamsError, match="'width': 8"):
-        make("reptile", "data/photos/train", "--start", "start")
-    assert not (project / "base").exists()
+def test_a_model_of_another_shape_is_refused(model, tmp_path):
+    with pytest.raises(CheckpointError, match=r"expected a network of .*'width': 4.*got .*8"):
+        base.main([str(model(FROM_NOISE, width=8))])
+    assert not (tmp_path / "base").exists()
 
 
-def test_the_base_that_comes_with_fnst_is_small():
+def test_the_base_that_comes_with_fnst_is_small_and_its_card_says_all_that_it_is_made_of():
     weights = checkpoint.BASE / checkpoint.WEIGHTS
     assert weights.stat().st_size <= 4_000_000
     assert {each.dtype for each in load_file(weights).values()} == {torch.float16}
+    training = checkpoint.read_card(checkpoint.BASE)["training"]
+    assert training["params"]["train"]["init"] == "scratch"
+    assert "init_sha256" not in training

@@ -200,7 +200,7 @@ REFUSED = {
     ),
     "both steps and epochs": (
         {"recipes/laptop/train/epochs": 2},
-        r"either steps or epochs, the other one null; got steps: 400, epochs: 2",
+        r"either steps or epochs, the other one null; got steps: 200, epochs: 2",
     ),
     "neither steps nor epochs": (
         {"recipes/laptop/train/steps": None},
